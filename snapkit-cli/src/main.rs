@@ -1,0 +1,3 @@
+//! The snapkit command line.
+
+fn main() {}

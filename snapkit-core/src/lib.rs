@@ -1,0 +1,35 @@
+//! Contracts and engine of snapkit.
+//!
+//! ```text
+//!   Source ──capture──▶ Body ──▶ chunk ─▶ frame ─▶ seal ─▶ pack ──▶ Sink
+//!                                  │                          │
+//!                                  └──── index (id → place) ◀─┘        Manifest: the commit point
+//!   Target ◀──restore── Body ◀── chunk ◀─ frame ◀─ open ◀─ pack ◀── Sink
+//! ```
+//!
+//! Modules point only down this list: vocabulary ([`error`], [`context`], [`progress`], [`id`],
+//! [`key`], [`secret`]), contracts ([`artifact`], [`tree`], [`record`], [`facts`], [`source`],
+//! [`sink`], [`manifest`]), stages ([`seal`], [`credential`], [`config`], [`chunk`], [`frame`],
+//! [`pack`], [`index`], [`ledger`], [`entries`]), [`engine`], and wiring ([`registry`], [`memory`]).
+//!
+//! This crate opens no socket and knows no server.
+
+pub mod context;
+pub mod error;
+pub mod id;
+pub mod key;
+pub mod progress;
+pub mod secret;
+
+pub mod artifact;
+pub mod facts;
+pub mod manifest;
+pub mod record;
+pub mod sink;
+pub mod source;
+pub mod tree;
+
+pub mod registry;
+
+pub use context::Context;
+pub use error::{Error, ErrorKind, Reason, Result};
