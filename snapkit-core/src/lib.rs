@@ -29,6 +29,14 @@ pub mod sink;
 pub mod source;
 pub mod tree;
 
+mod codec;
+
+pub mod config;
+pub mod credential;
+pub mod seal;
+pub mod sign;
+
+pub mod memory;
 pub mod registry;
 
 pub use context::Context;
