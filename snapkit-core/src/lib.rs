@@ -31,8 +31,14 @@ pub mod tree;
 
 mod codec;
 
+pub mod chunk;
 pub mod config;
 pub mod credential;
+pub mod entries;
+pub mod frame;
+pub mod index;
+pub mod ledger;
+pub mod pack;
 pub mod seal;
 pub mod sign;
 

@@ -178,14 +178,20 @@ pub struct WriterKeys {
 }
 
 impl WriterKeys {
-    /// A fresh object for readers: its header, and what seals its frames.
-    pub fn begin(&self, cx: &Context, object: ObjectType) -> Result<(Header, FrameSealer)> {
+    /// A fresh object for readers: its header, and what seals its frames. `name` is its key, unless that
+    /// is a hash of its bytes.
+    pub fn begin(
+        &self,
+        cx: &Context,
+        object: ObjectType,
+        name: &str,
+    ) -> Result<(Header, FrameSealer)> {
         let salt = cx.random::<32>()?;
         let object_key = Zeroizing::new(cx.random::<32>()?);
         let short = Header { object, epoch: 0, repository: self.repository, salt, sealed_key: None };
         let sealed_key = seal_object_key(cx, &self.public, &short.encode(), &object_key)?;
         let header = Header { sealed_key: Some(sealed_key), ..short };
-        let sealer = FrameSealer::new(&object_key, &header, "");
+        let sealer = FrameSealer::new(&object_key, &header, name);
         Ok((header, sealer))
     }
 
@@ -458,7 +464,7 @@ mod tests {
     #[test]
     fn frames_open_only_in_their_place() {
         let (cx, keys, reader) = setup();
-        let (header, sealer) = keys.begin(&cx, ObjectType::DataPack).unwrap();
+        let (header, sealer) = keys.begin(&cx, ObjectType::DataPack, "").unwrap();
         let mut sealed = b"hello".to_vec();
         sealer.seal(7, &mut sealed).unwrap();
         let encoded = header.encode();
@@ -496,9 +502,9 @@ mod tests {
     fn a_writer_cannot_open_what_it_wrote() {
         let (cx, keys, _) = setup();
         let (other_private, _) = generate_key_pair(&cx).unwrap();
-        let (header, _) = keys.begin(&cx, ObjectType::DataPack).unwrap();
+        let (header, _) = keys.begin(&cx, ObjectType::DataPack, "").unwrap();
         assert!(ReaderKey::new(other_private).open(&header, "").is_err());
-        let (_, sealer) = keys.begin(&cx, ObjectType::DataPack).unwrap();
+        let (_, sealer) = keys.begin(&cx, ObjectType::DataPack, "").unwrap();
         let mut sealed = b"x".to_vec();
         sealer.seal(0, &mut sealed).unwrap();
         assert!(keys.shared(&header, "").open(0, &mut sealed).is_err());
@@ -515,7 +521,7 @@ mod tests {
                 id_key: Secret::new([2; 32]),
                 index_key: Secret::new([3; 32]),
             };
-            keys.begin(&cx, ObjectType::Snapshot).unwrap().0
+            keys.begin(&cx, ObjectType::Snapshot, "").unwrap().0
         };
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
             assert_eq!(run(), run());

@@ -1,0 +1,203 @@
+//! Frames: runs of chunks, compressed together. The unit of reading.
+//!
+//! A frame's plain text is `method:u8 raw_len:u32` and the payload: the raw bytes (method 0) or a
+//! zstd frame of them (method 1). It is authenticated before its lengths are believed.
+
+use std::sync::{Mutex, PoisonError};
+
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::chunk::MAX_CHUNK;
+use crate::codec::{Reader, WriteExt, len32};
+use crate::error::{Error, Result};
+use crate::seal::TAG_LEN;
+
+/// Frames are filled up to this many raw bytes: 512 KiB. A larger chunk is a frame of its own.
+pub const FRAME_TARGET: usize = 512 << 10;
+
+/// Bytes before the payload.
+const PREFIX: usize = 5;
+
+/// The longest stored frame.
+pub const MAX_STORED_FRAME: usize = MAX_CHUNK + PREFIX + TAG_LEN;
+
+/// Compresses and decompresses, with contexts that are reused.
+pub struct FrameCodec {
+    level: i32,
+    /// Whether each compressed frame is decompressed and compared before it is sealed.
+    verify: bool,
+    compressors: Mutex<Vec<Compressor<'static>>>,
+    decompressors: Mutex<Vec<Decompressor<'static>>>,
+}
+
+impl std::fmt::Debug for FrameCodec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FrameCodec(level {}, verify {})", self.level, self.verify)
+    }
+}
+
+fn zstd_error(e: std::io::Error) -> Error {
+    Error::internal("zstd failed").caused_by(e)
+}
+
+impl FrameCodec {
+    /// A codec with a zstd level, 1 to 19.
+    #[must_use]
+    pub fn new(level: i32, verify: bool) -> Self {
+        Self {
+            level: level.clamp(1, 19),
+            verify,
+            compressors: Mutex::default(),
+            decompressors: Mutex::default(),
+        }
+    }
+
+    fn with_compressor<T>(&self, f: impl FnOnce(&mut Compressor<'static>) -> Result<T>) -> Result<T> {
+        let pool = || self.compressors.lock().unwrap_or_else(PoisonError::into_inner);
+        let pooled = pool().pop();
+        let mut c = match pooled {
+            Some(c) => c,
+            None => Compressor::new(self.level).map_err(zstd_error)?,
+        };
+        let result = f(&mut c);
+        pool().push(c);
+        result
+    }
+
+    fn with_decompressor<T>(
+        &self,
+        f: impl FnOnce(&mut Decompressor<'static>) -> Result<T>,
+    ) -> Result<T> {
+        let pool = || self.decompressors.lock().unwrap_or_else(PoisonError::into_inner);
+        let pooled = pool().pop();
+        let mut d = match pooled {
+            Some(d) => d,
+            None => Decompressor::new().map_err(zstd_error)?,
+        };
+        let result = f(&mut d);
+        pool().push(d);
+        result
+    }
+
+    /// The plain text of a frame for these raw bytes, ready to be sealed, with room for the tag.
+    pub fn encode(&self, raw: &[u8]) -> Result<Vec<u8>> {
+        if raw.len() > MAX_CHUNK {
+            return Err(Error::internal("a frame is too long"));
+        }
+        let mut out = Vec::new();
+        if self.shrinks(raw)? {
+            out.reserve_exact(PREFIX + zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN);
+            out.push(1);
+            out.put_u32(len32(raw.len())?);
+            self.with_compressor(|c| {
+                let mut payload = std::io::Cursor::new(&mut out);
+                payload.set_position(PREFIX as u64);
+                c.compress_to_buffer(raw, &mut payload).map_err(zstd_error)?;
+                Ok(())
+            })?;
+            if out.len() < PREFIX + raw.len() {
+                if self.verify {
+                    self.compare(&out, raw)?;
+                }
+                out.shrink_to(out.len() + TAG_LEN);
+                return Ok(out);
+            }
+            out.clear();
+        }
+        out.reserve_exact(PREFIX + raw.len() + TAG_LEN);
+        out.push(0);
+        out.put_u32(len32(raw.len())?);
+        out.extend_from_slice(raw);
+        Ok(out)
+    }
+
+    /// Whether three samples of the bytes, compressed quickly, lose more than a thirtieth.
+    fn shrinks(&self, raw: &[u8]) -> Result<bool> {
+        const SAMPLE: usize = 4 << 10;
+        if raw.len() < 8 * SAMPLE {
+            return Ok(true);
+        }
+        let middle = raw.len() / 2;
+        let mut sample = Vec::with_capacity(3 * SAMPLE);
+        sample.extend_from_slice(&raw[..SAMPLE]);
+        sample.extend_from_slice(&raw[middle..middle + SAMPLE]);
+        sample.extend_from_slice(&raw[raw.len() - SAMPLE..]);
+        let small = self.with_compressor(|c| c.compress(&sample).map_err(zstd_error))?;
+        Ok(small.len() + sample.len() / 30 < sample.len())
+    }
+
+    /// A compressor may be wrong, and memory too: what cannot be read back is never stored.
+    fn compare(&self, encoded: &[u8], raw: &[u8]) -> Result<()> {
+        if self.decode(encoded, raw.len())? == raw {
+            Ok(())
+        } else {
+            Err(Error::internal("a compressed frame does not decompress to what it was made of"))
+        }
+    }
+
+    /// The raw bytes of an opened frame, which must have the length that the index states.
+    pub fn decode(&self, plain: &[u8], raw_len: usize) -> Result<Vec<u8>> {
+        let mut r = Reader::new(plain, "a frame");
+        let method = r.u8()?;
+        let stated = r.u32()? as usize;
+        if stated != raw_len || raw_len > MAX_CHUNK {
+            return Err(r.broken("its length is not what the index says"));
+        }
+        let payload = r.rest();
+        let raw = match method {
+            0 => payload.to_vec(),
+            1 => self.with_decompressor(|d| {
+                d.decompress(payload, raw_len)
+                    .map_err(|e| Error::corrupt("a frame does not decompress").caused_by(e))
+            })?,
+            _ => return Err(r.broken("unknown compression method")),
+        };
+        if raw.len() == raw_len { Ok(raw) } else { Err(r.broken("its content is too short")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_shrink_is_stored_as_it_is() {
+        let codec = FrameCodec::new(3, true);
+        let mut noise = vec![0; 300_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let stored = codec.encode(&noise).unwrap();
+        assert_eq!((stored[0], stored.len()), (0, noise.len() + PREFIX));
+        let text = b"all work and no play ".repeat(10_000);
+        let packed = codec.encode(&text).unwrap();
+        assert!(packed[0] == 1 && packed.len() < text.len() / 50);
+        assert_eq!(codec.decode(&packed, text.len()).unwrap(), text);
+        assert!(codec.decode(&packed, text.len() - 1).is_err());
+    }
+
+    #[test]
+    fn a_bomb_does_not_exceed_its_stated_length() {
+        let codec = FrameCodec::new(3, true);
+        let mut bomb = codec.encode(&vec![0; 4 << 20]).unwrap();
+        bomb[1..5].copy_from_slice(&1000u32.to_le_bytes());
+        assert!(codec.decode(&bomb, 1000).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn frames_read_back(raw in proptest::collection::vec(any::<u8>(), 1..5000), n in 1usize..20) {
+            let codec = FrameCodec::new(3, true);
+            let raw = raw.repeat(n);
+            let plain = codec.encode(&raw).unwrap();
+            prop_assert_eq!(codec.decode(&plain, raw.len()).unwrap(), raw);
+        }
+
+        #[test]
+        fn arbitrary_frames_are_refused_or_read(plain in proptest::collection::vec(any::<u8>(), 0..300), n in 0usize..10_000) {
+            if let Ok(raw) = FrameCodec::new(3, false).decode(&plain, n) {
+                prop_assert_eq!(raw.len(), n);
+            }
+        }
+    }
+}
