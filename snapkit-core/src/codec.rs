@@ -44,10 +44,6 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
     /// LEB128, in its shortest form, at most 64 bits.
     pub(crate) fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;

@@ -349,6 +349,14 @@ impl Context {
         Task(tokio::spawn(future))
     }
 
+    /// Start tidying up from a place that cannot wait, such as a `Drop`. Without a runtime nothing is
+    /// started.
+    pub(crate) fn spawn_detached(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(future));
+        }
+    }
+
     /// Run a computation on another core, at most [`Context::parallelism`] at once; in a simulated
     /// environment here and now. Once begun it runs to its end.
     pub async fn compute<T: Send + 'static>(

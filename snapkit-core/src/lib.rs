@@ -42,6 +42,8 @@ pub mod pack;
 pub mod seal;
 pub mod sign;
 
+pub mod engine;
+
 pub mod memory;
 pub mod registry;
 

@@ -51,7 +51,7 @@ pub struct ChunkRef {
 
 /// Content as a list of chunks. A long list is itself content: at depth `n` the chunks, put together,
 /// are the encoded list of depth `n - 1`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChunkList {
     /// Length of the content in bytes.
     pub size: u64,

@@ -217,6 +217,11 @@ fn parse_trailer(plain: &[u8], frames_end: u64) -> Result<Vec<PackedFrame>> {
 /// Read what a whole pack holds, after checking its name: every damage is found.
 pub fn read_pack(id: PackId, bytes: &[u8], keys: &WriterKeys) -> Result<PackContents> {
     check_name(id, bytes)?;
+    read_contents(id, bytes, keys)
+}
+
+/// Read what a whole pack holds without checking its name: what is left of a damaged one.
+pub fn read_contents(id: PackId, bytes: &[u8], keys: &WriterKeys) -> Result<PackContents> {
     let size = bytes.len() as u64;
     let split = bytes
         .len()

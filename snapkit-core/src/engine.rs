@@ -1,0 +1,106 @@
+//! The engine: create, restore, read and verify over any sources and any sink.
+
+pub mod options;
+pub mod report;
+
+mod basis;
+mod create;
+mod cut;
+mod local;
+mod open;
+mod read;
+mod restore;
+mod select;
+mod store;
+mod verify;
+mod write;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
+
+use crate::chunk::ChunkKey;
+use crate::config::RepositoryConfig;
+use crate::context::Context;
+use crate::credential::Credential;
+use crate::engine::local::Local;
+use crate::error::{Error, Reason, Result};
+use crate::id::PackId;
+use crate::index::{Index, LoadReport};
+use crate::key::Key;
+use crate::manifest::Manifest;
+use crate::sink::Sink;
+
+pub use options::*;
+pub use report::*;
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    sink: Arc<dyn Sink>,
+    config: RepositoryConfig,
+    credential: Arc<Credential>,
+    manifest: Arc<dyn Manifest>,
+    chunk_key: ChunkKey,
+    options: OpenOptions,
+    local: Local,
+    warnings: Vec<String>,
+}
+
+impl Repository {
+    /// What the repository is.
+    #[must_use]
+    pub fn config(&self) -> &RepositoryConfig {
+        &self.config
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Where its objects are.
+    #[must_use]
+    pub fn sink(&self) -> &Arc<dyn Sink> {
+        &self.sink
+    }
+
+    /// Where its ledger is.
+    #[must_use]
+    pub fn manifest(&self) -> &Arc<dyn Manifest> {
+        &self.manifest
+    }
+
+    /// What a person should know about it.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn index_dir(&self) -> PathBuf {
+        self.options.cache.join(self.config.repository.to_string()).join("index")
+    }
+
+    /// The packs that collectors have doomed. To be read before the index.
+    async fn doomed(&self, cx: &Context) -> Result<HashSet<PackId>> {
+        let mut tombstones = self.sink.list(cx, Some(&Key::new("tombstones")?));
+        match cx.run(tombstones.try_next()).await? {
+            None => Ok(HashSet::new()),
+            // This program collects nothing, so it must not guess what a newer one has doomed.
+            Some(entry) => Err(Error::new(
+                Reason::FormatMismatch,
+                "the repository was collected by a newer program, which this one does not understand",
+            )
+            .with("key", entry.key)),
+        }
+    }
+
+    /// Load the index.
+    async fn load_index(&self, cx: &Context) -> Result<(Index, LoadReport)> {
+        let doomed = self.doomed(cx).await?;
+        Index::load(cx, &self.sink, self.index_dir(), self.credential.writer.clone(), doomed).await
+    }
+}

@@ -1,0 +1,316 @@
+//! The basis: what the last snapshot of a stack left in local state, so that the next one reads only
+//! what changed.
+//!
+//! `<repository>/basis/<stack and host>/<source>/record.json` names the snapshot, the source's record and
+//! the files beside it: for each tree a zstd stream of encoded entries, each followed by the number and
+//! the references of its chunks where the entry itself holds only the root of a long list. A file is used
+//! only if its hash is the one in the record. Everything here may be deleted; then more is read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::SourceName;
+use crate::codec::WriteExt;
+use crate::context::{Context, Timestamp};
+use crate::engine::local::write_file;
+use crate::entries::{REF_LEN, StoredEntry, decode_entry, decode_node, encode_entry};
+use crate::error::{Error, IoContext as _, Result};
+use crate::id::{SnapshotId, to_hex};
+use crate::index::create_private_dir;
+use crate::manifest::{ChunkRef, SourceRecord};
+use crate::tree::{EntryKind, EntryPath, TreeEntry};
+
+/// Of files with more chunks than this nothing is remembered: 4 TiB at a mebibyte each, 144 MiB of
+/// references.
+pub(crate) const MAX_REMEMBERED: usize = 4 << 20;
+
+/// Where the basis of a stack is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct BasisStore {
+    dir: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    snapshot: SnapshotId,
+    record: SourceRecord,
+    files: BTreeMap<String, FileRef>,
+}
+
+/// A file beside the record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FileRef {
+    name: String,
+    hash: String,
+}
+
+/// The basis of one source.
+#[derive(Debug)]
+pub(crate) struct SourceBasis {
+    dir: PathBuf,
+    /// The snapshot that left it.
+    pub(crate) snapshot: SnapshotId,
+    /// What that snapshot says about the source.
+    pub(crate) record: SourceRecord,
+    files: BTreeMap<String, FileRef>,
+}
+
+impl BasisStore {
+    pub(crate) fn new(repository_state: &Path, stack: &str, host: &str) -> Self {
+        let mut h = blake3::Hasher::new();
+        h.update(&(stack.len() as u64).to_le_bytes());
+        h.update(stack.as_bytes());
+        h.update(host.as_bytes());
+        let name = &h.finalize().to_hex()[..32];
+        Self { dir: repository_state.join("basis").join(name) }
+    }
+
+    fn source_dir(&self, source: &SourceName) -> PathBuf {
+        self.dir.join(source.as_str())
+    }
+
+    /// The basis of a source, if there is a usable one. Blocks.
+    pub(crate) fn load(&self, source: &SourceName) -> Option<SourceBasis> {
+        let dir = self.source_dir(source);
+        let json = fs::read(dir.join("record.json")).ok()?;
+        let document: Document = serde_json::from_slice(&json).ok()?;
+        let Document { snapshot, record, files } = document;
+        Some(SourceBasis { dir, snapshot, record, files })
+    }
+
+    /// Begin a new file for an artifact of a source. Blocks.
+    pub(crate) fn writer(&self, cx: &Context, source: &SourceName) -> Result<BasisWriter> {
+        let dir = self.source_dir(source);
+        create_private_dir(&dir)?;
+        let name = format!("{}.tree", to_hex(&cx.random::<12>()?));
+        BasisWriter::create(&dir, name)
+    }
+
+    /// Replace a source's basis. Blocks.
+    pub(crate) fn save(
+        &self,
+        snapshot: &SnapshotId,
+        record: &SourceRecord,
+        files: BTreeMap<String, FileRef>,
+    ) -> Result<()> {
+        let dir = self.source_dir(&record.name);
+        let used: HashSet<String> = files.values().map(|f| f.name.clone()).collect();
+        let document = Document { snapshot: snapshot.clone(), record: record.clone(), files };
+        let json = serde_json::to_vec(&document)
+            .map_err(|e| Error::internal("cannot encode the basis").caused_by(e))?;
+        write_file(&dir.join("record.json"), &json)?;
+        // Files of earlier runs, finished or not.
+        if let Ok(entries) = fs::read_dir(&dir) {
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if name.ends_with(".tree") && !used.contains(&*name) {
+                    // What stays is removed by the next run.
+                    drop(fs::remove_file(entry.path()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SourceBasis {
+    /// The tree that was left for an artifact, if it is whole. Blocks.
+    pub(crate) fn tree(&self, artifact: &str) -> Option<BasisReader> {
+        let file = self.files.get(artifact)?;
+        let path = self.dir.join(&file.name);
+        let mut hasher = blake3::Hasher::new();
+        let mut reader = File::open(&path).ok()?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match reader.read(&mut buffer).ok()? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            };
+        }
+        (hasher.finalize().to_hex().as_str() == file.hash).then_some(())?;
+        let decoder = zstd::stream::read::Decoder::new(File::open(&path).ok()?).ok()?;
+        let trusted_before = self.record.cut.as_ref().map_or(Timestamp(i64::MIN), |c| c.begin);
+        Some(BasisReader {
+            input: BufReader::with_capacity(256 << 10, decoder),
+            head: None,
+            ended: false,
+            trusted_before,
+        })
+    }
+}
+
+/// An entry of the basis, with all its chunks.
+#[derive(Clone, Debug)]
+pub(crate) struct BasisEntry {
+    pub(crate) stored: StoredEntry,
+    /// The chunks of the content, where the stored list is a longer one's root.
+    pub(crate) leaves: Vec<ChunkRef>,
+}
+
+impl BasisEntry {
+    /// Every chunk that must still be there for the content to be taken over.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &ChunkRef> {
+        self.stored.content.chunks.iter().chain(&self.leaves)
+    }
+}
+
+/// Reads a basis tree in order.
+pub(crate) struct BasisReader {
+    input: BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>,
+    head: Option<BasisEntry>,
+    ended: bool,
+    trusted_before: Timestamp,
+}
+
+impl std::fmt::Debug for BasisReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BasisReader")
+    }
+}
+
+impl BasisReader {
+    /// The file of this entry, if it is as it was. Entries must be asked for in order. Blocks.
+    pub(crate) fn unchanged(&mut self, entry: &TreeEntry) -> Option<BasisEntry> {
+        let found = self.find(&entry.path)?;
+        (same_file(&found.stored.entry, entry) && self.is_settled(&found.stored.entry))
+            .then_some(found)
+    }
+
+    /// A file whose last change is too close to when it was looked at may have changed once more
+    /// within the same tick of the file system's clock.
+    fn is_settled(&self, entry: &TreeEntry) -> bool {
+        let tick = if entry.ctime.0 % 1_000_000_000 == 0 { 2_000_000_000 } else { 50_000_000 };
+        entry.ctime.0.saturating_add(tick) < self.trusted_before.0
+    }
+
+    fn find(&mut self, path: &EntryPath) -> Option<BasisEntry> {
+        loop {
+            if self.head.is_none() && !self.ended {
+                self.head = self.read().ok().flatten();
+                self.ended = self.head.is_none();
+            }
+            let head = self.head.as_ref()?;
+            match head.stored.entry.path.cmp(path) {
+                std::cmp::Ordering::Less => self.head = None,
+                std::cmp::Ordering::Equal => return self.head.take(),
+                std::cmp::Ordering::Greater => return None,
+            }
+        }
+    }
+
+    fn varint(&mut self) -> std::io::Result<Option<u64>> {
+        let mut value = 0;
+        for shift in (0..63).step_by(7) {
+            let mut byte = [0];
+            if self.input.read(&mut byte)? == 0 {
+                return if shift == 0 { Ok(None) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) };
+            }
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 {
+                return Ok(Some(value));
+            }
+        }
+        Err(std::io::ErrorKind::InvalidData.into())
+    }
+
+    fn read(&mut self) -> Result<Option<BasisEntry>> {
+        let failed = || "cannot read the basis".to_owned();
+        let Some(len) = self.varint().doing(failed)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        bytes.put_varint(len);
+        let at = bytes.len();
+        bytes.resize(at + usize::try_from(len).unwrap_or(0), 0);
+        self.input.read_exact(&mut bytes[at..]).doing(failed)?;
+        let (stored, _) = decode_entry(&bytes)?;
+        let count = self.varint().doing(failed)?.unwrap_or(0);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(MAX_REMEMBERED);
+        let mut leaves = Vec::new();
+        let mut left = count * REF_LEN;
+        while left > 0 {
+            let mut part = vec![0; left.min(8192 * REF_LEN)];
+            self.input.read_exact(&mut part).doing(failed)?;
+            leaves.extend(decode_node(&part)?);
+            left -= part.len();
+        }
+        Ok(Some(BasisEntry { stored, leaves }))
+    }
+}
+
+/// The one rule of "unchanged": size, modification, change and inode are the same.
+fn same_file(was: &TreeEntry, is: &TreeEntry) -> bool {
+    match (&was.kind, &is.kind) {
+        (EntryKind::File { size: a, .. }, EntryKind::File { size: b, .. }) => {
+            a == b && was.mtime == is.mtime && was.ctime == is.ctime && was.inode == is.inode
+        }
+        _ => false,
+    }
+}
+
+/// Writes a basis tree.
+pub(crate) struct BasisWriter {
+    path: PathBuf,
+    name: String,
+    output: zstd::stream::write::Encoder<'static, HashingFile>,
+    scratch: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl std::fmt::Debug for BasisWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BasisWriter({})", self.path.display())
+    }
+}
+
+struct HashingFile {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl BasisWriter {
+    fn create(dir: &Path, name: String) -> Result<Self> {
+        let path = dir.join(&name);
+        let what = || format!("cannot write the basis {}", path.display());
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).doing(what)?;
+        let output = HashingFile { file, hasher: blake3::Hasher::new() };
+        let output = zstd::stream::write::Encoder::new(output, 1).doing(what)?;
+        Ok(Self { path, name, output, scratch: Vec::new(), buffer: Vec::new() })
+    }
+
+    /// Add the next entry, with the chunks of a content whose list has depth.
+    pub(crate) fn add(&mut self, stored: &StoredEntry, leaves: &[ChunkRef]) -> Result<()> {
+        encode_entry(stored, &mut self.scratch, &mut self.buffer);
+        self.buffer.put_varint(leaves.len() as u64);
+        for leaf in leaves {
+            self.buffer.extend_from_slice(&leaf.id.0);
+            self.buffer.put_u32(leaf.len);
+        }
+        let result = self.output.write_all(&self.buffer);
+        self.buffer.clear();
+        result.doing(|| format!("cannot write the basis {}", self.path.display()))
+    }
+
+    /// The finished file.
+    pub(crate) fn finish(self) -> Result<FileRef> {
+        let what = || format!("cannot write the basis {}", self.path.display());
+        let output = self.output.finish().doing(what)?;
+        Ok(FileRef { name: self.name, hash: output.hasher.finalize().to_hex().to_string() })
+    }
+}

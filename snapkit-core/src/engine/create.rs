@@ -1,0 +1,463 @@
+//! The life of a create: prepare, cut, stream, make durable, commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use crate::artifact::{ArtifactMeta, Body, Shape};
+use crate::context::Context;
+use crate::engine::Repository;
+use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
+use crate::engine::cut::{CLEANUP_LIMIT, Cutting, Participant, guarded};
+use crate::engine::options::{CreateOptions, Stack};
+use crate::engine::report::{CreateReport, seconds};
+use crate::engine::store::{StoreStats, TreeStore, store_stream};
+use crate::engine::write::{Writer, WriterSetup};
+use crate::error::{Error, Reason, Result};
+use crate::facts::Standing;
+use crate::id::SnapshotId;
+use crate::manifest::{
+    ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, End, LineState, Outcome, Problems,
+    Session, Snapshot, SourceRecord,
+};
+use crate::progress::Phase;
+
+/// How often a session shows that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(600);
+
+impl Repository {
+    /// Capture a stack and commit the snapshot.
+    pub async fn create(
+        &self,
+        cx: &Context,
+        stack: &Stack,
+        options: &CreateOptions,
+    ) -> Result<CreateReport> {
+        if stack.sources.is_empty() {
+            return Err(Error::invalid("there is nothing to capture: the set has no sources"));
+        }
+        cx.progress().phase(Phase::Prepare);
+        let begun = cx.monotonic();
+        let started = cx.now();
+        let session =
+            Session { id: SnapshotId::new(started, cx.random()?)?, started, host: stack.host.clone() };
+        // The session is announced first, then tombstones and index are read: so a collector either
+        // sees the session or is seen by it.
+        self.manifest.begin(cx, &session).await?;
+        let result = self.run_session(cx, &session, stack, options).await;
+        if let Err(e) = &result {
+            // Best effort: a session that has no end is fenced by the next collection.
+            let cleanup = cx.for_cleanup(CLEANUP_LIMIT);
+            let end = End::Abort(e.reason().code());
+            if let Err(e) = self.manifest.end(&cleanup, &session.id, end).await {
+                tracing::warn!(error = %e.chain(), "the session could not be ended");
+            }
+        }
+        let (snapshot, warnings) = result?;
+        let seconds = seconds(cx.monotonic().saturating_sub(begun));
+        Ok(CreateReport { snapshot, seconds, warnings })
+    }
+
+    async fn run_session(
+        &self,
+        cx: &Context,
+        session: &Session,
+        stack: &Stack,
+        options: &CreateOptions,
+    ) -> Result<(Snapshot, Vec<String>)> {
+        let _heartbeat = self.start_heartbeat(cx, &session.id);
+        let mut warnings = self.warnings.clone();
+        let (index, loaded) = self.load_index(cx).await?;
+        for (key, e) in loaded.damaged {
+            warnings.push(format!("index segment {key} is damaged and was left out: {}", e.chain()));
+        }
+        let (adopted, damaged) = index.adopt(cx, &self.sink).await?;
+        for (key, e) in damaged {
+            warnings.push(format!("pack {key} belongs to no index and is damaged: {}", e.chain()));
+        }
+        let store = BasisStore::new(&self.local.dir(), &stack.name, &stack.host);
+        let (bases, previous) = self.bases(cx, &store, stack, &mut warnings).await?;
+        let records: Vec<_> = bases.iter().map(|b| b.as_ref().map(|b| b.record.clone())).collect();
+
+        let cutting = Cutting::prepare(cx, stack, &records).await?;
+        cx.progress().phase(Phase::Freeze);
+        let mut cutting = cutting.take(stack.gate.as_deref(), stack.window).await?;
+
+        cx.progress().phase(Phase::Stream);
+        let mut writer = Writer::new(
+            cx,
+            WriterSetup {
+                sink: Arc::clone(&self.sink),
+                keys: self.credential.writer.clone(),
+                chunk_key: self.chunk_key.clone(),
+                index: Arc::new(index),
+                level: options.level,
+                verify_compression: options.verify_compression,
+                budget: self.options.memory / 4,
+            },
+        )?;
+        let mut run = Run {
+            cx,
+            store: &store,
+            read_all: options.read_all,
+            stats: StoreStats::default(),
+            sources: Vec::new(),
+        };
+        let width = cutting.width;
+        for (participant, basis) in cutting.participants.iter_mut().zip(bases) {
+            run.source(&mut writer, participant, basis).await?;
+        }
+
+        cx.progress().phase(Phase::Index);
+        // Packs taken over from an interrupted run are listed with this run's.
+        writer.list_adopted(adopted.clone()).await?;
+        let written = writer.finish().await?;
+
+        cx.progress().phase(Phase::Commit);
+        let Run { stats, sources, .. } = run;
+        let snapshot = Snapshot {
+            id: session.id.clone(),
+            previous,
+            stack: stack.name.clone(),
+            host: stack.host.clone(),
+            set: stack.set.clone(),
+            name: options.name.clone(),
+            tags: options.tags.clone(),
+            started: session.started,
+            finished: cx.now(),
+            cut_micros: u64::try_from(width.as_micros()).unwrap_or(u64::MAX),
+            verdict: verdict(&sources),
+            stats: CaptureStats {
+                entries: stats.entries,
+                files_read: stats.files_read,
+                files_unchanged: stats.files_unchanged,
+                bytes: sources.iter().flat_map(|s| &s.record.artifacts).map(|a| a.content.bytes()).sum(),
+                bytes_read: stats.bytes_read,
+                chunks_new: written.chunks_new,
+                bytes_new: written.bytes_new,
+                bytes_stored: written.bytes_stored,
+                packs_adopted: adopted.len() as u64,
+            },
+            sources: sources.iter().map(|s| s.record.clone()).collect(),
+            program: options.program.clone(),
+        };
+        if self.manifest.end(cx, &session.id, End::Commit(&snapshot)).await? == Outcome::Lost {
+            return Err(Error::new(Reason::SessionLost, "the session was ended by somebody else")
+                .with("session", &session.id));
+        }
+        self.keep(cx, &store, &snapshot, sources, &mut warnings).await;
+        Ok((snapshot, warnings))
+    }
+
+    fn start_heartbeat(&self, cx: &Context, session: &SnapshotId) -> crate::context::Task<()> {
+        let (cx, manifest, session) = (cx.clone(), Arc::clone(&self.manifest), session.clone());
+        cx.clone().spawn(async move {
+            for beat in 1.. {
+                cx.sleep(HEARTBEAT).await?;
+                if let Err(e) = manifest.heartbeat(&cx, &session, beat).await {
+                    tracing::warn!(error = %e.chain(), "a heartbeat was lost");
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What is known of each source from before, and the newest snapshot seen. From local state; where
+    /// that is missing, from the repository, if the credential can read it.
+    async fn bases(
+        &self,
+        cx: &Context,
+        store: &BasisStore,
+        stack: &Stack,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Vec<Option<SourceBasis>>, Option<SnapshotId>)> {
+        let names: Vec<_> = stack.sources.iter().map(|s| s.source.info().name.clone()).collect();
+        let load = |cx: Context, store: BasisStore, names: Vec<_>| async move {
+            cx.blocking(move || Ok(names.iter().map(|n| store.load(n)).collect::<Vec<_>>())).await
+        };
+        let mut bases = load(cx.clone(), store.clone(), names.clone()).await?;
+        let mut previous = bases.iter().flatten().map(|b| b.snapshot.clone()).max();
+        let seen = self.local.seen(cx).await?;
+        previous = previous.max(seen.iter().next_back().cloned());
+        if bases.iter().any(Option::is_none) || previous.is_none() {
+            let mut newest: Vec<Option<Snapshot>> = names.iter().map(|_| None).collect();
+            let mut lines = self.manifest.list(cx).await?;
+            while let Some((id, line)) = lines.next().await {
+                let line = match line {
+                    Ok(line) => line,
+                    Err(e) if e.is_cancelled() => return Err(e),
+                    Err(e) => {
+                        warnings.push(format!("snapshot {id} is damaged: {}", e.chain()));
+                        continue;
+                    }
+                };
+                if !matches!(line.state, LineState::Marker(_)) {
+                    previous = previous.max(Some(id));
+                }
+                let LineState::Snapshot(s) = line.state else { continue };
+                if s.stack != stack.name || s.host != stack.host {
+                    continue;
+                }
+                for (name, newest) in names.iter().zip(&mut newest) {
+                    let newer = newest.as_ref().is_none_or(|n| n.id < s.id);
+                    if newer && s.source(name.as_str()).is_some() {
+                        *newest = Some((*s).clone());
+                    }
+                }
+            }
+            let mut rebuilt = false;
+            for ((basis, snapshot), name) in bases.iter().zip(newest).zip(&names) {
+                if let (None, Some(snapshot)) = (basis, snapshot) {
+                    // Only speed is lost without it.
+                    match self.rebuild_basis(cx, store, &snapshot, name).await {
+                        Ok(()) => rebuilt = true,
+                        Err(e) if e.is_cancelled() => return Err(e),
+                        Err(e) => warnings.push(format!(
+                            "what was captured of {name} before could not be read, so all of it is: {}",
+                            e.chain()
+                        )),
+                    }
+                }
+            }
+            if rebuilt {
+                bases = load(cx.clone(), store.clone(), names).await?;
+            }
+        }
+        Ok((bases, previous))
+    }
+
+    async fn rebuild_basis(
+        &self,
+        cx: &Context,
+        store: &BasisStore,
+        snapshot: &Snapshot,
+        name: &crate::artifact::SourceName,
+    ) -> Result<()> {
+        let Some(record) = snapshot.source(name.as_str()) else { return Ok(()) };
+        let mut files = BTreeMap::new();
+        for artifact in &record.artifacts {
+            if !matches!(artifact.content, ContentRef::Tree { .. }) {
+                continue;
+            }
+            let mut writer = store.writer(cx, name)?;
+            let mut entries = self.entries(cx, artifact).await?;
+            while let Some(stored) = entries.next().await {
+                let stored = stored?;
+                let leaves = if stored.content.depth > 0 {
+                    self.leaves(cx, &stored.content).await?
+                } else {
+                    Vec::new()
+                };
+                writer.add(&stored, &leaves)?;
+            }
+            files.insert(artifact.meta.name.to_string(), writer.finish()?);
+        }
+        store.save(&snapshot.id, record, files)
+    }
+
+    /// Leave what the next run needs. The snapshot stands, whatever happens here.
+    async fn keep(
+        &self,
+        cx: &Context,
+        store: &BasisStore,
+        snapshot: &Snapshot,
+        sources: Vec<Captured>,
+        warnings: &mut Vec<String>,
+    ) {
+        let (store, id) = (store.clone(), snapshot.id.clone());
+        let cleanup = cx.for_cleanup(CLEANUP_LIMIT);
+        let saved = cleanup
+            .blocking(move || {
+                sources.into_iter().try_for_each(|s| store.save(&id, &s.record, s.files))
+            })
+            .await;
+        let remembered = self.local.remember(&cleanup, vec![snapshot.id.clone()]).await;
+        if let Err(e) = saved.and(remembered) {
+            warnings.push(format!("local state was not saved, so the next run reads more: {}", e.chain()));
+        }
+    }
+}
+
+fn verdict(sources: &[Captured]) -> CaptureVerdict {
+    if sources.iter().all(|s| s.record.verdict == CaptureVerdict::Complete) {
+        CaptureVerdict::Complete
+    } else {
+        CaptureVerdict::Partial
+    }
+}
+
+/// A source that was streamed.
+struct Captured {
+    record: SourceRecord,
+    files: BTreeMap<String, FileRef>,
+}
+
+/// The streaming of all sources.
+struct Run<'a> {
+    cx: &'a Context,
+    store: &'a BasisStore,
+    read_all: bool,
+    stats: StoreStats,
+    sources: Vec<Captured>,
+}
+
+impl Run<'_> {
+    async fn source(
+        &mut self,
+        writer: &mut Writer,
+        participant: &mut Participant,
+        basis: Option<SourceBasis>,
+    ) -> Result<()> {
+        let info = participant.source.info().clone();
+        let mut captured = Captured {
+            record: SourceRecord {
+                name: info.name.clone(),
+                kind: info.kind,
+                settings: info.settings,
+                cut: participant.cut.clone(),
+                artifacts: Vec::new(),
+                facts: crate::facts::Facts::new(),
+                verdict: CaptureVerdict::Complete,
+                problems: Problems::default(),
+            },
+            files: BTreeMap::new(),
+        };
+        let result = match (participant.failure.take(), participant.capture.as_mut()) {
+            (Some(e), _) => Err(Failure::Source(e)),
+            (None, None) => Err(Failure::Source(Error::internal("a source has no capture"))),
+            (None, Some(capture)) => {
+                self.artifacts(writer, &mut **capture, &mut captured, basis.as_ref()).await
+            }
+        };
+        let result = match result {
+            Ok(()) => match participant.capture.take() {
+                Some(capture) => guarded(self.cx.run(capture.finish(self.cx)))
+                    .await
+                    .map(|facts| captured.record.facts.0.extend(facts.0))
+                    .map_err(Failure::Source),
+                None => Ok(()),
+            },
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) if captured.record.problems.count > 0 => {
+                captured.record.verdict = CaptureVerdict::Partial;
+            }
+            Ok(()) => {}
+            Err(Failure::Source(e)) if participant.may_fail && !e.is_cancelled() => {
+                self.cx.progress().warn(&format!("source {}: {}", info.name, e.chain()));
+                captured.record.problems.add(info.name.as_str(), &e);
+                captured.record.verdict = CaptureVerdict::Failed;
+                captured.record.artifacts.clear();
+                captured.record.facts = crate::facts::Facts::new();
+            }
+            Err(Failure::Source(e) | Failure::Repository(e)) => {
+                return Err(e.with("source", &info.name));
+            }
+        }
+        self.sources.push(captured);
+        Ok(())
+    }
+
+    async fn artifacts(
+        &mut self,
+        writer: &mut Writer,
+        capture: &mut dyn crate::source::Capture,
+        captured: &mut Captured,
+        basis: Option<&SourceBasis>,
+    ) -> Result<(), Failure> {
+        let cx = self.cx;
+        let mut names = std::collections::HashSet::new();
+        while let Some(mut meta) =
+            guarded(cx.run(capture.next(cx))).await.map_err(Failure::Source)?
+        {
+            if !names.insert(meta.name.clone()) {
+                let e = Error::internal("a source named an artifact twice").with("artifact", &meta.name);
+                return Err(Failure::Source(e));
+            }
+            if let Some(record) = self.unchanged(writer, &meta, basis).map_err(Failure::Repository)? {
+                captured.record.artifacts.push(record);
+                continue;
+            }
+            if let Some(size) = meta.size_hint {
+                cx.progress().expect_bytes(size);
+            }
+            let body =
+                guarded(cx.run(capture.open(cx, &meta.name))).await.map_err(Failure::Source)?;
+            let content = match body {
+                Body::Bytes(stream) => {
+                    let stored =
+                        store_stream(cx, writer, stream, meta.chunking, meta.size_hint, &mut self.stats)
+                            .await
+                            .map_err(Failure::Repository)?
+                            .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    ContentRef::Bytes { content: stored.content }
+                }
+                Body::Tree(tree) => {
+                    let old = basis.filter(|_| !self.read_all).and_then(|b| b.tree(meta.name.as_str()));
+                    let new = self.store.writer(cx, &captured.record.name).map_err(Failure::Repository)?;
+                    let store = TreeStore {
+                        cx,
+                        writer,
+                        stats: &mut self.stats,
+                        problems: &mut captured.record.problems,
+                        chunking: meta.chunking,
+                    };
+                    let stored = store
+                        .store(tree, old, new)
+                        .await
+                        .map_err(Failure::Repository)?
+                        .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    stored.digest.write(meta.name.as_str(), Standing::Pinned, &mut captured.record.facts);
+                    captured.files.insert(meta.name.to_string(), stored.basis);
+                    stored.content
+                }
+                Body::Records(_) => {
+                    let e = Error::new(Reason::Unsupported, "this version cannot store records yet")
+                        .with("artifact", &meta.name);
+                    return Err(Failure::Source(e));
+                }
+            };
+            debug_assert!(matches!(meta.shape, Shape::Bytes | Shape::Tree));
+            meta.size_hint = None;
+            captured.record.artifacts.push(ArtifactRecord { meta, content });
+        }
+        Ok(())
+    }
+
+    /// The old record of an artifact whose fingerprint says that it is unchanged, if all its chunks are
+    /// still there.
+    fn unchanged(
+        &self,
+        writer: &Writer,
+        meta: &ArtifactMeta,
+        basis: Option<&SourceBasis>,
+    ) -> Result<Option<ArtifactRecord>> {
+        let Some(basis) = basis.filter(|_| !self.read_all && meta.fingerprint.is_some()) else {
+            return Ok(None);
+        };
+        let old = basis.record.artifacts.iter().find(|a| a.meta.name == meta.name);
+        let Some(ArtifactRecord { meta: was, content: ContentRef::Bytes { content } }) = old else {
+            return Ok(None);
+        };
+        // The chunks of a longer list are not remembered: it is read again.
+        if was.fingerprint != meta.fingerprint || content.depth > 0 {
+            return Ok(None);
+        }
+        for chunk in &content.chunks {
+            if !writer.shared().is_known(&chunk.id, chunk.len)? {
+                return Ok(None);
+            }
+        }
+        let meta = ArtifactMeta { size_hint: None, ..meta.clone() };
+        Ok(Some(ArtifactRecord { meta, content: ContentRef::Bytes { content: content.clone() } }))
+    }
+}
+
+/// Whose fault it is: a source's failure may be allowed, the repository's may not.
+enum Failure {
+    Source(Error),
+    Repository(Error),
+}

@@ -1,0 +1,119 @@
+//! Local state: what this machine remembers of repositories.
+//!
+//! Below the state directory, private to its owner: `locations/<hash>` pins what was found at a place,
+//! and `<repository>/seen` lists the snapshots that were seen, so that a repository put back as a whole
+//! is noticed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::context::Context;
+use crate::error::{Error, IoContext as _, Reason, Result};
+use crate::id::{RepositoryFingerprint, RepositoryId, SnapshotId};
+use crate::index::create_private_dir;
+
+/// The local state of one repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    state: PathBuf,
+    repository: RepositoryId,
+}
+
+impl Local {
+    pub(crate) fn new(state: PathBuf, repository: RepositoryId) -> Self {
+        Self { state, repository }
+    }
+
+    /// The directory of this repository's state.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.state.join(self.repository.to_string())
+    }
+
+    fn location_file(&self, location: &str) -> PathBuf {
+        let hash = blake3::hash(location.as_bytes()).to_hex();
+        self.state.join("locations").join(&hash[..32])
+    }
+
+    /// Compare a place with what was there before, and remember it.
+    pub(crate) async fn pin(
+        &self,
+        cx: &Context,
+        location: &str,
+        fingerprint: RepositoryFingerprint,
+        accept_new: bool,
+    ) -> Result<()> {
+        let file = self.location_file(location);
+        let location = location.to_owned();
+        cx.blocking(move || {
+            let pinned = match fs::read_to_string(&file) {
+                Ok(text) => text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok()),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                Err(e) => return Err(Error::io(format!("cannot read {}", file.display()), e)),
+            };
+            match pinned {
+                Some(p) if p == fingerprint => Ok(()),
+                Some(p) if !accept_new => Err(Error::new(
+                    Reason::RepositoryReplaced,
+                    "another repository stands where this machine knew one",
+                )
+                .with("location", &location)
+                .with("known", p)
+                .with("found", fingerprint)),
+                _ => write_file(&file, format!("{fingerprint}\n{location}\n").as_bytes()),
+            }
+        })
+        .await
+    }
+
+    /// The snapshots that this machine has seen.
+    pub(crate) async fn seen(&self, cx: &Context) -> Result<BTreeSet<SnapshotId>> {
+        let file = self.dir().join("seen");
+        cx.blocking(move || match fs::read_to_string(&file) {
+            Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(e) => Err(Error::io(format!("cannot read {}", file.display()), e)),
+        })
+        .await
+    }
+
+    /// Remember snapshots.
+    pub(crate) async fn remember(&self, cx: &Context, ids: Vec<SnapshotId>) -> Result<()> {
+        let known = self.seen(cx).await?;
+        let fresh: String =
+            ids.iter().filter(|id| !known.contains(id)).map(|id| format!("{id}\n")).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let dir = self.dir();
+        cx.blocking(move || {
+            create_private_dir(&dir)?;
+            let file = dir.join("seen");
+            let what = || format!("cannot write {}", file.display());
+            // One short append is one step on every local file system; a torn last line is ignored.
+            let mut f = private_options().append(true).create(true).open(&file).doing(what)?;
+            f.write_all(fresh.as_bytes()).doing(what)
+        })
+        .await
+    }
+}
+
+fn private_options() -> fs::OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = fs::OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+/// Replace a small private file in one step, with its directory.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
+    let what = || format!("cannot write {}", path.display());
+    let dir = path.parent().unwrap_or(Path::new("."));
+    create_private_dir(dir)?;
+    let mut temporary = tempfile::NamedTempFile::new_in(dir).doing(what)?;
+    temporary.write_all(content).doing(what)?;
+    temporary.as_file().sync_all().doing(what)?;
+    temporary.persist(path).map_err(|e| Error::io(what(), e.error))?;
+    Ok(())
+}

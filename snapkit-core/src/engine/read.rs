@@ -1,0 +1,571 @@
+//! Reading: from chunk lists back to bytes and entries. Every chunk is compared with its name before a
+//! byte of it is handed on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+use crate::artifact::{Body, ByteStream, MAX_PIECE};
+use crate::chunk::ChunkKey;
+use crate::context::Context;
+use crate::engine::Repository;
+use crate::entries::{StoredEntry, check_list, decode_entry, decode_node};
+use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::frame::FrameCodec;
+use crate::id::PackId;
+use crate::index::{Index, Place};
+use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef};
+use crate::pack::pack_key;
+use crate::seal::{FrameSealer, Header, ReaderKey, WriterKeys};
+use crate::sink::Sink;
+use crate::tree::{EntryKind, EntryPath, TreeEntry};
+
+/// Frames that are fetched ahead.
+const FRAMES_AHEAD: usize = 8;
+
+/// Decoded frames that are remembered.
+const FRAMES_KEPT: usize = 32;
+
+/// Packs whose keys are remembered.
+const SEALERS_KEPT: usize = 1024;
+
+/// Chunks whose places are looked up at once.
+const LOOKUP: usize = 256;
+
+/// Reads chunks of one repository.
+#[derive(Debug)]
+pub(crate) struct ChunkReader {
+    sink: Arc<dyn Sink>,
+    index: Arc<Index>,
+    reader: ReaderKey,
+    keys: WriterKeys,
+    chunk_key: ChunkKey,
+    codec: FrameCodec,
+    budget: Arc<Semaphore>,
+    sealers: Mutex<HashMap<PackId, Arc<FrameSealer>>>,
+    frames: Mutex<VecDeque<((PackId, u32), Bytes)>>,
+    /// The index was read again because something was missing.
+    refreshed: OnceCell<()>,
+}
+
+/// Chunks that lie in one frame, in order.
+struct FrameRead {
+    chunks: Vec<(ChunkRef, Vec<Place>)>,
+}
+
+/// A decoded frame with its share of the budget.
+struct Held {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl ChunkReader {
+    pub(crate) fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    pub(crate) fn keys(&self) -> &WriterKeys {
+        &self.keys
+    }
+
+    pub(crate) fn chunk_key(&self) -> &ChunkKey {
+        &self.chunk_key
+    }
+
+    pub(crate) fn codec(&self) -> &FrameCodec {
+        &self.codec
+    }
+
+    pub(crate) fn sink(&self) -> &Arc<dyn Sink> {
+        &self.sink
+    }
+
+    /// What opens the frames of a pack with this header.
+    pub(crate) fn open_header(&self, header: &Header) -> Result<FrameSealer> {
+        self.reader.open(header, "")
+    }
+
+    /// A chunk from one home, and no other.
+    pub(crate) async fn chunk_at(
+        self: &Arc<Self>,
+        cx: &Context,
+        chunk: ChunkRef,
+        home: &Place,
+    ) -> Result<()> {
+        Arc::clone(self).read_from(cx, home, &[(chunk, vec![home.clone()])]).await.map(drop)
+    }
+
+    /// The homes of chunks; a chunk without one has been looked for everywhere.
+    async fn places(self: &Arc<Self>, cx: &Context, chunks: Vec<ChunkRef>) -> Result<Vec<(ChunkRef, Vec<Place>)>> {
+        let lookup = |this: Arc<Self>, chunks: Vec<ChunkRef>| {
+            cx.compute(move || {
+                chunks
+                    .into_iter()
+                    .map(|chunk| {
+                        let mut homes = this.index.homes(&chunk.id)?;
+                        homes.retain(|p| p.len == chunk.len);
+                        Ok((chunk, homes))
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })
+        };
+        let found = lookup(Arc::clone(self), chunks).await?;
+        if found.iter().all(|(_, homes)| !homes.is_empty()) {
+            return Ok(found);
+        }
+        // Somebody may have moved it since the index was read; or its segment is damaged, and its pack's
+        // trailer knows.
+        self.refresh(cx).await?;
+        lookup(Arc::clone(self), found.into_iter().map(|(c, _)| c).collect()).await
+    }
+
+    async fn refresh(&self, cx: &Context) -> Result<()> {
+        self.refreshed
+            .get_or_try_init(|| async {
+                self.index.refresh(cx, &self.sink).await?;
+                self.index.adopt(cx, &self.sink).await?;
+                Ok(())
+            })
+            .await
+            .copied()
+    }
+
+    fn sealer(&self, place: &Place) -> Result<Arc<FrameSealer>> {
+        let lock = || self.sealers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sealer) = lock().get(&place.pack) {
+            return Ok(Arc::clone(sealer));
+        }
+        let sealer = Arc::new(self.reader.open(&place.header, "")?);
+        let mut sealers = lock();
+        if sealers.len() >= SEALERS_KEPT {
+            sealers.clear();
+        }
+        sealers.insert(place.pack, Arc::clone(&sealer));
+        Ok(sealer)
+    }
+
+    fn kept(&self, place: &Place) -> Option<Bytes> {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.iter().find(|(k, _)| *k == (place.pack, place.frame)).map(|(_, b)| b.clone())
+    }
+
+    fn keep(&self, place: &Place, bytes: &[u8]) {
+        // Copied, so that what is remembered holds no share of the budget. Large frames are read once.
+        if bytes.len() > crate::frame::FRAME_TARGET {
+            return;
+        }
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        while frames.len() >= FRAMES_KEPT {
+            frames.pop_front();
+        }
+        frames.push_back(((place.pack, place.frame), Bytes::copy_from_slice(bytes)));
+    }
+
+    /// The chunks of a frame, each compared with its name.
+    async fn read_frame(self: Arc<Self>, cx: &Context, read: FrameRead) -> Result<Vec<Bytes>> {
+        let place = match read.chunks.first() {
+            Some((chunk, homes)) => match homes.first() {
+                Some(place) => place.clone(),
+                None => return Err(missing(chunk)),
+            },
+            None => return Ok(Vec::new()),
+        };
+        match Arc::clone(&self).read_from(cx, &place, &read.chunks).await {
+            Ok(chunks) => Ok(chunks),
+            Err(e) if e.kind() != ErrorKind::Corrupt && e.kind() != ErrorKind::NotFound => Err(e),
+            // Another home, chunk by chunk; and if there is none, the first complaint.
+            Err(e) => {
+                let mut out = Vec::with_capacity(read.chunks.len());
+                for (chunk, homes) in &read.chunks {
+                    let mut found = None;
+                    for home in homes {
+                        let one = [(*chunk, vec![home.clone()])];
+                        match Arc::clone(&self).read_from(cx, home, &one).await {
+                            Ok(mut bytes) => {
+                                found = bytes.pop();
+                                break;
+                            }
+                            Err(e) if e.is_cancelled() => return Err(e),
+                            Err(_) => {}
+                        }
+                    }
+                    match found {
+                        Some(bytes) => out.push(bytes),
+                        None => return Err(e),
+                    }
+                }
+                Ok(out)
+            }
+        }
+    }
+
+    async fn read_from(
+        self: Arc<Self>,
+        cx: &Context,
+        place: &Place,
+        chunks: &[(ChunkRef, Vec<Place>)],
+    ) -> Result<Vec<Bytes>> {
+        let wanted: Vec<(ChunkRef, u32)> = chunks
+            .iter()
+            .filter_map(|(c, homes)| homes.iter().find(|h| same_frame(h, place)).map(|h| (*c, h.start)))
+            .collect();
+        let key = pack_key(place.pack)?;
+        let frame = match self.kept(place) {
+            Some(frame) => frame,
+            None => {
+                let permit = Arc::clone(&self.budget)
+                    .acquire_many_owned(place.raw.max(1))
+                    .await
+                    .map_err(|_| Error::internal("the memory budget is gone"))?;
+                let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
+                let sealed = cx.run(self.sink.get(cx, &key, Some(range))).await.map_err(|e| {
+                    if e.reason() == Reason::NotFound {
+                        Error::new(Reason::ObjectMissing, "a pack is gone").with("object", &key)
+                    } else {
+                        e
+                    }
+                })?;
+                let (this, at) = (Arc::clone(&self), place.clone());
+                let frame = cx
+                    .compute(move || {
+                        let mut frame = sealed.to_vec();
+                        this.sealer(&at)?.open(u64::from(at.frame), &mut frame)?;
+                        let bytes = this.codec.decode(&frame, at.raw as usize)?;
+                        this.keep(&at, &bytes);
+                        Ok(Bytes::from_owner(Held { bytes, _permit: permit }))
+                    })
+                    .await
+                    .map_err(|e| e.with("object", &key))?;
+                frame
+            }
+        };
+        let this = Arc::clone(&self);
+        cx.compute(move || {
+            wanted
+                .into_iter()
+                .map(|(chunk, start)| {
+                    let (start, len) = (start as usize, chunk.len as usize);
+                    let found = frame.get(start..start.saturating_add(len));
+                    match found {
+                        Some(bytes) if this.chunk_key.name(bytes) == chunk.id => {
+                            Ok(frame.slice(start..start + len))
+                        }
+                        _ => Err(Error::corrupt("content does not fit its name").with("chunk", chunk.id)),
+                    }
+                })
+                .collect()
+        })
+        .await
+        .map_err(|e| e.with("object", &key))
+    }
+
+    /// The content of chunks, in order, read ahead. A chunk that cannot be read is an error in its place,
+    /// and the stream goes on with the next.
+    pub(crate) fn chunks(
+        self: &Arc<Self>,
+        cx: &Context,
+        refs: BoxStream<'static, Result<ChunkRef>>,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let (this, cx) = (Arc::clone(self), cx.clone());
+        let lookup = (Arc::clone(&this), cx.clone());
+        refs.ready_chunks(LOOKUP)
+            .map(move |refs| {
+                let (this, cx) = lookup.clone();
+                async move {
+                    let good = refs.iter().filter_map(|r| r.as_ref().ok().copied()).collect();
+                    let reads: Vec<Result<FrameRead>> = match this.places(&cx, good).await {
+                        Ok(places) => group(refs, places),
+                        Err(e) => vec![Err(e)],
+                    };
+                    stream::iter(reads)
+                }
+            })
+            .buffered(1)
+            .flatten()
+            .map(move |read| {
+                let (this, cx) = (Arc::clone(&this), cx.clone());
+                async move {
+                    let read = match read {
+                        Ok(read) => read,
+                        Err(e) => return vec![Err(e)],
+                    };
+                    let count = read.chunks.len();
+                    let singles: Vec<_> = read.chunks.clone();
+                    match Arc::clone(&this).read_frame(&cx, read).await {
+                        Ok(chunks) => chunks.into_iter().map(Ok).collect(),
+                        Err(e) if count == 1 || e.is_cancelled() => vec![Err(e)],
+                        // One bad chunk must not take its neighbours along.
+                        Err(_) => {
+                            let mut out = Vec::with_capacity(count);
+                            for chunk in singles {
+                                let read = FrameRead { chunks: vec![chunk] };
+                                out.push(
+                                    Arc::clone(&this)
+                                        .read_frame(&cx, read)
+                                        .await
+                                        .and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))),
+                                );
+                            }
+                            out
+                        }
+                    }
+                }
+            })
+            .buffered(FRAMES_AHEAD)
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    /// One chunk.
+    pub(crate) async fn chunk(self: &Arc<Self>, cx: &Context, chunk: ChunkRef) -> Result<Bytes> {
+        let places = self.places(cx, vec![chunk]).await?;
+        let mut bytes = Arc::clone(self).read_frame(cx, FrameRead { chunks: places }).await?;
+        bytes.pop().ok_or_else(|| missing(&chunk))
+    }
+
+    /// The references of a list, nested or not, in order. A node that cannot be read is an error in its
+    /// place.
+    pub(crate) fn refs(self: &Arc<Self>, cx: &Context, list: &ChunkList) -> BoxStream<'static, Result<ChunkRef>> {
+        if let Err(why) = check_list(list) {
+            return stream::iter([Err(Error::corrupt(format!("a chunk list is malformed: {why}")))]).boxed();
+        }
+        if list.depth == 0 {
+            return stream::iter(list.chunks.clone().into_iter().map(Ok)).boxed();
+        }
+        let stack = vec![(list.depth, list.chunks.clone().into_iter())];
+        // Bytes still to come; unknown once a part is missing.
+        let state = (Arc::clone(self), cx.clone(), stack, Some(list.size));
+        stream::unfold(state, |(this, cx, mut stack, mut left)| async move {
+            loop {
+                let Some((depth, refs)) = stack.last_mut() else {
+                    let short = left.is_some_and(|n| n > 0);
+                    let error = || Error::corrupt("a chunk list is shorter than its content");
+                    return short.then(|| (Err(error()), (this, cx, stack, None)));
+                };
+                let depth = *depth;
+                let Some(next) = refs.next() else {
+                    stack.pop();
+                    continue;
+                };
+                if depth == 0 {
+                    if let Some(n) = left {
+                        let Some(rest) = n.checked_sub(u64::from(next.len)) else {
+                            let e = Error::corrupt("a chunk list is longer than its content");
+                            return Some((Err(e), (this, cx, Vec::new(), None)));
+                        };
+                        left = Some(rest);
+                    }
+                    return Some((Ok(next), (this, cx, stack, left)));
+                }
+                match this.chunk(&cx, next).await.and_then(|b| decode_node(&b)) {
+                    Ok(refs) => stack.push((depth - 1, refs.into_iter())),
+                    Err(e) => return Some((Err(e), (this, cx, stack, None))),
+                }
+            }
+        })
+        .boxed()
+    }
+
+    /// The bytes of a content, in pieces; it ends with the first error.
+    pub(crate) fn bytes(self: &Arc<Self>, cx: &Context, list: &ChunkList) -> ByteStream {
+        let chunks = self.chunks(cx, self.refs(cx, list));
+        let pieces = chunks.map_ok(|chunk| {
+            let n = chunk.len().div_ceil(MAX_PIECE);
+            stream::iter((0..n).map(move |i| {
+                Ok::<_, Error>(chunk.slice(i * MAX_PIECE..chunk.len().min((i + 1) * MAX_PIECE)))
+            }))
+        });
+        Box::pin(pieces.try_flatten())
+    }
+
+    /// The entries of a tree, in order. A part that cannot be read is an error in its place, and the
+    /// stream goes on behind it.
+    pub(crate) fn entries(self: &Arc<Self>, cx: &Context, list: &ChunkList) -> BoxStream<'static, Result<StoredEntry>> {
+        let mut last: Option<EntryPath> = None;
+        self.chunks(cx, self.refs(cx, list))
+            .flat_map(|chunk| {
+                let mut entries = Vec::new();
+                match chunk {
+                    Err(e) => entries.push(Err(e)),
+                    Ok(chunk) => {
+                        let mut rest = &chunk[..];
+                        while !rest.is_empty() {
+                            match decode_entry(rest) {
+                                Ok((entry, after)) => {
+                                    entries.push(Ok(entry));
+                                    rest = after;
+                                }
+                                Err(e) => {
+                                    entries.push(Err(e));
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                }
+                stream::iter(entries)
+            })
+            .map(move |entry| {
+                let entry: StoredEntry = entry?;
+                if last.as_ref().is_some_and(|l| *l >= entry.entry.path) {
+                    return Err(Error::corrupt("a tree's entries are out of order")
+                        .with("path", &entry.entry.path));
+                }
+                last = Some(entry.entry.path.clone());
+                Ok(entry)
+            })
+            .boxed()
+    }
+}
+
+fn same_frame(a: &Place, b: &Place) -> bool {
+    a.pack == b.pack && a.frame == b.frame
+}
+
+fn missing(chunk: &ChunkRef) -> Error {
+    Error::new(Reason::ObjectMissing, "no pack holds this content any more").with("chunk", chunk.id)
+}
+
+/// Neighbours that lie in one frame are read together. A reference that could not be read stays where it
+/// is: nothing behind it may come before it.
+fn group(
+    refs: Vec<Result<ChunkRef>>,
+    places: Vec<(ChunkRef, Vec<Place>)>,
+) -> Vec<Result<FrameRead>> {
+    let mut reads: Vec<Result<FrameRead>> = Vec::new();
+    let mut places = places.into_iter();
+    for r in refs {
+        let (chunk, homes) = match r {
+            Ok(_) => match places.next() {
+                Some(place) => place,
+                None => break,
+            },
+            Err(e) => {
+                reads.push(Err(e));
+                continue;
+            }
+        };
+        let joined = reads.last_mut().and_then(|r| r.as_mut().ok()).filter(|read| {
+            let first = read.chunks.first().and_then(|(_, h)| h.first());
+            first.is_some_and(|f| homes.iter().any(|h| same_frame(h, f)))
+        });
+        match joined {
+            Some(read) => read.chunks.push((chunk, homes)),
+            None => reads.push(Ok(FrameRead { chunks: vec![(chunk, homes)] })),
+        }
+    }
+    reads
+}
+
+impl Repository {
+    /// What reads this repository's content. Loads the index.
+    pub(crate) async fn reader(&self, cx: &Context) -> Result<Arc<ChunkReader>> {
+        let (index, _) = self.load_index(cx).await?;
+        self.reader_with(index)
+    }
+
+    pub(crate) fn reader_with(&self, index: Index) -> Result<Arc<ChunkReader>> {
+        let permits = usize::try_from(self.options.memory / 4).unwrap_or(usize::MAX);
+        Ok(Arc::new(ChunkReader {
+            sink: Arc::clone(&self.sink),
+            index: Arc::new(index),
+            reader: self.credential.reader()?.clone(),
+            keys: self.credential.writer.clone(),
+            chunk_key: self.chunk_key.clone(),
+            codec: FrameCodec::new(3, false),
+            budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            sealers: Mutex::default(),
+            frames: Mutex::default(),
+            refreshed: OnceCell::new(),
+        }))
+    }
+
+    /// The entries of a tree artifact, in order, each with its content's list.
+    pub async fn entries(
+        &self,
+        cx: &Context,
+        artifact: &ArtifactRecord,
+    ) -> Result<BoxStream<'static, Result<StoredEntry>>> {
+        let ContentRef::Tree { entries, .. } = &artifact.content else {
+            return Err(Error::invalid(format!("artifact {} is no tree", artifact.meta.name)));
+        };
+        Ok(self.reader(cx).await?.entries(cx, entries))
+    }
+
+    /// All references of a content's list.
+    pub(crate) async fn leaves(&self, cx: &Context, list: &ChunkList) -> Result<Vec<ChunkRef>> {
+        self.reader(cx).await?.refs(cx, list).try_collect().await
+    }
+
+    /// The content of an artifact.
+    pub async fn open_artifact(&self, cx: &Context, artifact: &ArtifactRecord) -> Result<Body> {
+        let reader = self.reader(cx).await?;
+        Ok(match &artifact.content {
+            ContentRef::Bytes { content } => Body::Bytes(reader.bytes(cx, content)),
+            ContentRef::Tree { entries, .. } => {
+                let tree = super::select::StoredTreeReader::whole(&reader, cx, entries);
+                Body::Tree(Box::new(tree))
+            }
+        })
+    }
+
+    /// One file of a tree artifact, whole: holes are zeros, and a hard link is the file that it names.
+    pub async fn open_file(
+        &self,
+        cx: &Context,
+        artifact: &ArtifactRecord,
+        path: &EntryPath,
+    ) -> Result<ByteStream> {
+        let mut wanted = path.clone();
+        // A hard link names an earlier entry, which is no hard link.
+        for _ in 0..2 {
+            let ContentRef::Tree { entries, .. } = &artifact.content else {
+                return Err(Error::invalid(format!("artifact {} is no tree", artifact.meta.name)));
+            };
+            let reader = self.reader(cx).await?;
+            let mut entries = reader.entries(cx, entries);
+            let mut damage = None;
+            let found = loop {
+                match entries.next().await {
+                    Some(Ok(e)) if e.entry.path == wanted => break Some(e),
+                    Some(Ok(e)) if e.entry.path > wanted => break None,
+                    Some(Ok(_)) => {}
+                    Some(Err(e)) => damage = Some(e),
+                    None => break None,
+                }
+            };
+            match found {
+                Some(StoredEntry { entry: TreeEntry { kind: EntryKind::HardLink { target }, .. }, .. }) => {
+                    wanted = target;
+                }
+                Some(StoredEntry { entry: TreeEntry { kind: EntryKind::File { size, extents }, .. }, content }) => {
+                    let body = reader.bytes(cx, &content);
+                    return Ok(match extents {
+                        None => body,
+                        Some(extents) => super::select::with_holes(body, size, extents),
+                    });
+                }
+                Some(other) => {
+                    return Err(Error::invalid(format!("{path} is no file"))
+                        .with("kind", other.entry.kind.letter()));
+                }
+                None => {
+                    return Err(damage.unwrap_or_else(|| {
+                        Error::new(Reason::NotFound, format!("there is no {path} in this artifact"))
+                    }));
+                }
+            }
+        }
+        Err(Error::corrupt(format!("{path} is a link to a link")))
+    }
+}

@@ -1,0 +1,295 @@
+//! The life of a restore: examine all targets, put, make visible, read back, compare.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::artifact::Body;
+use crate::context::Context;
+use crate::engine::Repository;
+use crate::engine::cut::{CLEANUP_LIMIT, guarded};
+use crate::engine::options::{RestoreOptions, RestoreTo};
+use crate::engine::read::ChunkReader;
+use crate::engine::report::{RestoreSummary, SourceRestored, seconds};
+use crate::engine::select::{Chosen, Skipped, StoredTreeReader};
+use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::facts::{Comparison, Facts, RestoreVerdict};
+use crate::index::create_private_dir;
+use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Snapshot, SourceRecord};
+use crate::progress::{Counter, Phase};
+use crate::registry::Registry;
+use crate::source::{Restore, RestoreRequest, Target};
+
+/// One source on its way back.
+struct Plan<'a> {
+    record: &'a SourceRecord,
+    artifacts: Vec<&'a ArtifactRecord>,
+    request: RestoreRequest,
+    target: String,
+    session: Option<Box<dyn Restore>>,
+    skipped: Arc<Mutex<Skipped>>,
+}
+
+impl Repository {
+    /// Put a snapshot, or a part of it, back. Sources are built through `registry` from what the
+    /// snapshot says of them. All targets are examined before the first is touched; if one fails, those
+    /// that are not finished are left as they were.
+    pub async fn restore(
+        &self,
+        cx: &Context,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        options: &RestoreOptions,
+    ) -> Result<RestoreSummary> {
+        let begun = cx.monotonic();
+        cx.progress().phase(Phase::Prepare);
+        let chosen = Chosen::new(&options.selection)?;
+        let reader = self.reader(cx).await?;
+        let mut plans = Vec::new();
+        for record in selected(snapshot, options)? {
+            plans.push(self.plan(cx, snapshot, record, options).await?);
+        }
+        if !options.dry_run {
+            for plan in &mut plans {
+                let prepared = prepare(cx, registry, plan).await;
+                if let Err(e) = prepared {
+                    let e = e.with("source", &plan.record.name);
+                    abort(cx, &mut plans).await;
+                    return Err(e);
+                }
+            }
+            cx.progress().phase(Phase::Restore);
+        }
+        let mut sources = Vec::new();
+        for i in 0..plans.len() {
+            let restored = if options.dry_run {
+                Ok(planned(&plans[i]))
+            } else {
+                put(cx, &reader, &mut plans[i], options, &chosen).await
+            };
+            match restored {
+                Ok(restored) => sources.push(restored),
+                Err(e) => {
+                    let e = e.with("source", &plans[i].record.name);
+                    abort(cx, &mut plans).await;
+                    return Err(e);
+                }
+            }
+        }
+        let verdict = sources.iter().fold(RestoreVerdict::Match, |v, s| v.worst(s.verdict));
+        Ok(RestoreSummary {
+            snapshot: snapshot.id.clone(),
+            captured: snapshot.verdict,
+            damaged: sources.iter().any(|s| !s.damaged.is_empty()),
+            sources,
+            verdict,
+            dry_run: options.dry_run,
+            seconds: seconds(cx.monotonic().saturating_sub(begun)),
+        })
+    }
+
+    async fn plan<'a>(
+        &self,
+        cx: &Context,
+        snapshot: &Snapshot,
+        record: &'a SourceRecord,
+        options: &RestoreOptions,
+    ) -> Result<Plan<'a>> {
+        let wanted = options.selection.artifact.as_ref();
+        let artifacts: Vec<_> =
+            record.artifacts.iter().filter(|a| wanted.is_none_or(|w| a.meta.name == *w)).collect();
+        if let (Some(wanted), true) = (wanted, artifacts.is_empty()) {
+            return Err(Error::new(Reason::NotFound, format!("source {} has no artifact {wanted}", record.name)));
+        }
+        let (target, place) = match &options.to {
+            RestoreTo::Directory(dir) => {
+                let dir = absolute(dir)?.join(record.name.as_str());
+                let place = dir.display().to_string();
+                (Target::Directory(dir), place)
+            }
+            RestoreTo::Original => (Target::Original, "its original place".to_owned()),
+        };
+        let mut request = RestoreRequest::new(target, record.clone());
+        request.overwrite = options.overwrite;
+        request.trusted = options.trusted;
+        request.partial = options.selection.is_partial();
+        request.read_back = options.read_back;
+        if !options.dry_run {
+            if let Target::Directory(dir) = &request.target {
+                let dir = dir.clone();
+                cx.blocking(move || create_private_dir(&dir)).await?;
+            }
+            if options.overwrite {
+                let dir = recovery_dir(&options.recovery, snapshot, record)?;
+                request.recovery = Some(dir.clone());
+                cx.blocking(move || create_private_dir(&dir)).await?;
+            }
+        }
+        Ok(Plan { record, artifacts, request, target: place, session: None, skipped: Arc::default() })
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|e| Error::io(format!("cannot make {} absolute", path.display()), e))
+}
+
+fn recovery_dir(root: &Path, snapshot: &Snapshot, record: &SourceRecord) -> Result<PathBuf> {
+    Ok(absolute(root)?.join(format!("before-{}", snapshot.id.short())).join(record.name.as_str()))
+}
+
+fn selected<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Result<Vec<&'a SourceRecord>> {
+    let records: Vec<_> = match &options.selection.source {
+        None => snapshot.sources.iter().collect(),
+        Some(name) => vec![snapshot.source(name.as_str()).ok_or_else(|| {
+            let known: Vec<_> = snapshot.sources.iter().map(|s| s.name.as_str()).collect();
+            Error::new(Reason::NotFound, format!("the snapshot has no source {name}; it has: {}", known.join(", ")))
+        })?],
+    };
+    let whole: Vec<_> =
+        records.iter().copied().filter(|r| r.verdict != CaptureVerdict::Failed).collect();
+    if whole.is_empty() && !records.is_empty() {
+        return Err(Error::new(Reason::NotFound, "the capture of this source had failed: there is nothing to restore"));
+    }
+    Ok(whole)
+}
+
+async fn prepare(cx: &Context, registry: &Registry, plan: &mut Plan<'_>) -> Result<()> {
+    let record = plan.record;
+    let source = registry.build(&record.kind, record.name.clone(), record.settings.clone())?;
+    let session = guarded(cx.run(source.restore(cx, &plan.request))).await?;
+    plan.session = Some(session);
+    Ok(())
+}
+
+async fn abort(cx: &Context, plans: &mut [Plan<'_>]) {
+    let cx = cx.for_cleanup(CLEANUP_LIMIT);
+    for plan in plans {
+        if let Some(session) = plan.session.take()
+            && let Err(e) = guarded(cx.run(session.abort(&cx))).await
+        {
+            tracing::warn!(error = %e.chain(), source = %plan.record.name, "a target could not be put back");
+            cx.progress().warn(&format!("{}: the target could not be left as it was: {}", plan.record.name, e.chain()));
+        }
+    }
+}
+
+async fn put(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    plan: &mut Plan<'_>,
+    options: &RestoreOptions,
+    chosen: &Chosen,
+) -> Result<SourceRestored> {
+    let mut session =
+        plan.session.take().ok_or_else(|| Error::internal("a source was not prepared"))?;
+    let mut left_out = Vec::new();
+    let mut bytes = 0;
+    let mut result = Ok(());
+    for artifact in &plan.artifacts {
+        cx.progress().expect_bytes(artifact.content.bytes());
+        let body = match &artifact.content {
+            ContentRef::Bytes { content } => {
+                // A damaged stream cannot be put in part: know before the target is touched.
+                if options.allow_damage
+                    && let Err(e) = probe(cx, reader, content).await
+                {
+                    if e.kind() != ErrorKind::Corrupt {
+                        result = Err(e);
+                        break;
+                    }
+                    left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
+                    continue;
+                }
+                let progress = cx.clone();
+                let stream = futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
+                    if let Ok(piece) = piece {
+                        progress.progress().add(Counter::Bytes, piece.len() as u64);
+                    }
+                });
+                Ok(Body::Bytes(Box::pin(stream)))
+            }
+            ContentRef::Tree { entries, .. } => {
+                let skipped = options.allow_damage.then(|| Arc::clone(&plan.skipped));
+                StoredTreeReader::chosen(reader, cx, entries, chosen, skipped)
+                    .await
+                    .map(|tree| Body::Tree(Box::new(tree)))
+            }
+        };
+        let put = match body {
+            Ok(body) => guarded(cx.run(session.put(cx, &artifact.meta, body))).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = put {
+            result = Err(e.with("artifact", &artifact.meta.name));
+            break;
+        }
+        bytes += artifact.content.bytes();
+    }
+    if let Err(e) = result {
+        plan.session = Some(session);
+        return Err(e);
+    }
+    let report = guarded(cx.run(session.finish(cx))).await?;
+    {
+        let skipped = plan.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        left_out.extend(skipped.places.iter().cloned());
+        if skipped.count > skipped.places.len() as u64 {
+            left_out.push(format!("… {} in all", skipped.count));
+        }
+    }
+    let mut comparison = if options.selection.is_partial() || !options.read_back {
+        Facts::new().compare(&report.facts)
+    } else {
+        plan.record.facts.compare(&report.facts)
+    };
+    comparison.differences.extend(report.differences);
+    if !comparison.differences.is_empty() || !left_out.is_empty() {
+        comparison.verdict = RestoreVerdict::Differs;
+    }
+    Ok(SourceRestored {
+        source: plan.record.name.to_string(),
+        kind: plan.record.kind.clone(),
+        target: plan.target.clone(),
+        verdict: comparison.verdict,
+        comparison,
+        problem_count: report.problem_count.max(report.problems.len() as u64),
+        problems: report.problems,
+        notes: report.notes,
+        damaged: left_out,
+        undo: report.undo,
+        bytes,
+    })
+}
+
+async fn probe(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    content: &crate::manifest::ChunkList,
+) -> Result<()> {
+    let mut bytes = reader.bytes(cx, content);
+    while futures_util::TryStreamExt::try_next(&mut bytes).await?.is_some() {}
+    Ok(())
+}
+
+/// What would be restored.
+fn planned(plan: &Plan<'_>) -> SourceRestored {
+    let comparison = Comparison {
+        verdict: RestoreVerdict::Unproven,
+        proven: 0,
+        differences: Vec::new(),
+        unproven: Vec::new(),
+    };
+    SourceRestored {
+        source: plan.record.name.to_string(),
+        kind: plan.record.kind.clone(),
+        target: plan.target.clone(),
+        verdict: comparison.verdict,
+        comparison,
+        problems: Vec::new(),
+        problem_count: 0,
+        notes: Vec::new(),
+        damaged: Vec::new(),
+        undo: Vec::new(),
+        bytes: plan.artifacts.iter().map(|a| a.content.bytes()).sum(),
+    }
+}

@@ -1,0 +1,523 @@
+//! Choosing: which snapshot, and which part of a tree.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::artifact::ByteStream;
+use crate::context::{Context, Timestamp};
+use crate::engine::Repository;
+use crate::engine::options::{Scope, Selection};
+use crate::engine::read::ChunkReader;
+use crate::engine::report::Ledger;
+use crate::entries::StoredEntry;
+use crate::error::{Error, Reason, Result};
+use crate::manifest::{ChunkList, LineState, Snapshot};
+use crate::progress::Counter;
+use crate::tree::{
+    Content, EntryKind, EntryPath, Extent, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry, TreeItem,
+    TreeReader,
+};
+
+impl Repository {
+    /// What the ledger holds. Remembers the snapshots seen, and warns of ones that were seen before and
+    /// are gone.
+    pub async fn ledger(&self, cx: &Context) -> Result<Ledger> {
+        let mut ledger = Ledger::default();
+        let mut lines = self.manifest.list(cx).await?;
+        while let Some((id, line)) = lines.next().await {
+            match line.map(|l| l.state) {
+                Ok(LineState::Snapshot(s)) => ledger.snapshots.push(*s),
+                Ok(LineState::Sealed) => ledger.sealed.push(id),
+                Ok(LineState::Marker(m)) => ledger.markers.push(m),
+                Err(e) if e.is_cancelled() => return Err(e),
+                // It was forgotten and its object replaced between listing and reading.
+                Err(e) if e.reason() == Reason::NoSnapshot => {}
+                Err(e) => ledger.damaged.push((id, e)),
+            }
+        }
+        ledger.snapshots.sort_by(|a, b| b.id.cmp(&a.id));
+        ledger.sealed.sort_by(|a, b| b.cmp(a));
+        let ids: Vec<_> = ledger.ids().cloned().collect();
+        let seen = self.local.seen(cx).await?;
+        ledger.gone = seen.into_iter().filter(|s| !ids.contains(s)).collect();
+        self.local.remember(cx, ids).await?;
+        Ok(ledger)
+    }
+}
+
+impl Ledger {
+    /// Every id that has a line, whole or damaged.
+    pub fn ids(&self) -> impl Iterator<Item = &crate::id::SnapshotId> {
+        let snapshots = self.snapshots.iter().map(|s| &s.id);
+        let markers = self.markers.iter().map(|m| &m.id);
+        let damaged = self.damaged.iter().map(|(id, _)| id);
+        snapshots.chain(&self.sealed).chain(markers).chain(damaged)
+    }
+
+    /// The snapshot that a text names: an id or a unique prefix of it or of its random part, a name,
+    /// `latest`, `latest~N`, or `@TIME` for the newest that is not after. `scope` says what `latest` and
+    /// times speak of.
+    pub fn resolve(&self, spec: &str, scope: &Scope) -> Result<&Snapshot> {
+        let in_scope = |s: &&Snapshot| {
+            let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
+            fits(&scope.stack, &s.stack) && fits(&scope.host, &s.host) && fits(&scope.set, &s.set)
+        };
+        let none = |why: String| Error::new(Reason::NoSnapshot, why);
+        let mut scoped = self.snapshots.iter().filter(in_scope);
+        if spec == "latest" || spec.starts_with("latest~") {
+            let back = spec.strip_prefix("latest~").unwrap_or("0");
+            let back: usize = back
+                .parse()
+                .map_err(|_| Error::invalid(format!("not a number of snapshots to go back: {back:?}")))?;
+            return scoped.nth(back).ok_or_else(|| none(format!("there is no snapshot {spec}")));
+        }
+        if let Some(time) = spec.strip_prefix('@') {
+            let time = parse_time(time)?;
+            return scoped
+                .filter(|s| s.started <= time)
+                .max_by_key(|s| s.started)
+                .ok_or_else(|| none(format!("there is no snapshot from before {time}")));
+        }
+        let mut found = self.snapshots.iter().filter(|s| s.id.has_prefix(spec));
+        match (found.next(), found.next()) {
+            (Some(one), None) => return Ok(one),
+            (Some(a), Some(b)) => {
+                return Err(Error::invalid(format!("{spec:?} is not unique: {} and {} begin so", a.id, b.id)));
+            }
+            _ => {}
+        }
+        let named = self.snapshots.iter().find(|s| s.name.as_deref() == Some(spec));
+        if let Some(s) = named {
+            return Ok(s);
+        }
+        if let Some((id, e)) = self.damaged.iter().find(|(id, _)| id.has_prefix(spec)) {
+            return Err(Error::new(e.reason(), format!("snapshot {id} is damaged: {}", e.chain())));
+        }
+        if let Some(id) = self.sealed.iter().find(|id| id.has_prefix(spec)) {
+            return Err(Error::new(Reason::KeyCannotRead, format!("snapshot {id} is sealed to this credential")));
+        }
+        Err(none(format!("there is no snapshot {spec:?}")))
+    }
+}
+
+/// A time as people write it: RFC 3339, with seconds or a zone left out (then UTC), or a date.
+fn parse_time(text: &str) -> Result<Timestamp> {
+    let candidates =
+        [text.to_owned(), format!("{text}Z"), format!("{text}:00Z"), format!("{text}T00:00:00Z")];
+    let short = text.strip_suffix('Z').map(|t| format!("{t}:00Z"));
+    candidates
+        .iter()
+        .chain(&short)
+        .find_map(|t| Timestamp::parse(t).ok())
+        .ok_or_else(|| Error::invalid(format!("not a time such as 2026-01-15T14:30Z: {text:?}")))
+}
+
+/// So many zeros, in pieces.
+fn zeros(mut len: u64) -> impl Iterator<Item = Result<Bytes>> + Send {
+    const ZEROS: Bytes = Bytes::from_static(&[0; 64 << 10]);
+    std::iter::from_fn(move || {
+        let n = len.min(ZEROS.len() as u64);
+        len -= n;
+        (n > 0).then(|| Ok(ZEROS.slice(..usize::try_from(n).unwrap_or(0))))
+    })
+}
+
+/// The whole of a sparse file: its data with zeros where it has holes.
+pub(crate) fn with_holes(body: ByteStream, size: u64, extents: Vec<Extent>) -> ByteStream {
+    if extents.is_empty() {
+        return Box::pin(stream::iter(zeros(size)));
+    }
+    let state = (body, VecDeque::from(extents), 0u64);
+    // For each piece of data: the holes before it, then its parts.
+    let data = stream::try_unfold(state, move |(mut body, mut extents, mut at)| async move {
+        if extents.is_empty() {
+            return Ok::<_, Error>(None);
+        }
+        let Some(mut piece) = body.try_next().await? else {
+            return Err(Error::corrupt("a sparse file's content is too short"));
+        };
+        let mut out: Vec<Result<Bytes>> = Vec::new();
+        while let Some(extent) = extents.front_mut().filter(|_| !piece.is_empty()) {
+            out.extend(zeros(extent.offset.saturating_sub(at)));
+            let n = usize::try_from(extent.len).unwrap_or(usize::MAX).min(piece.len());
+            out.push(Ok(piece.split_to(n)));
+            extent.offset += n as u64;
+            extent.len -= n as u64;
+            at = extent.offset;
+            if extent.len == 0 {
+                extents.pop_front();
+            }
+        }
+        if extents.is_empty() {
+            out.extend(zeros(size.saturating_sub(at)));
+        }
+        Ok(Some((stream::iter(out), (body, extents, at))))
+    });
+    Box::pin(data.try_flatten())
+}
+
+/// Which entries of a tree are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chosen {
+    path: Option<EntryPath>,
+    globs: Option<GlobSet>,
+}
+
+impl Chosen {
+    pub(crate) fn new(selection: &Selection) -> Result<Self> {
+        let bad = |glob: &str, e: globset::Error| {
+            Error::invalid(format!("not a glob: {glob:?}")).caused_by(e)
+        };
+        let mut set = GlobSetBuilder::new();
+        for glob in &selection.include {
+            // Without a slash it speaks of names, anywhere.
+            let full = if glob.contains('/') {
+                glob.trim_start_matches('/').to_owned()
+            } else {
+                format!("**/{glob}")
+            };
+            set.add(GlobBuilder::new(&full).literal_separator(true).build().map_err(|e| bad(glob, e))?);
+        }
+        let globs = if selection.include.is_empty() {
+            None
+        } else {
+            Some(set.build().map_err(|e| bad("--include", e))?)
+        };
+        Ok(Self { path: selection.path.clone(), globs })
+    }
+
+    fn is_all(&self) -> bool {
+        self.path.is_none() && self.globs.is_none()
+    }
+
+    /// An entry is wanted if it, or a directory that it lies in, is.
+    fn wants(&self, path: &EntryPath) -> bool {
+        use std::os::unix::ffi::OsStrExt as _;
+        let in_path = self.path.as_ref().is_none_or(|p| path.starts_with(p));
+        in_path
+            && self.globs.as_ref().is_none_or(|g| {
+                let bytes = path.as_bytes();
+                let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
+                slashes.chain([bytes.len()]).any(|end| {
+                    g.is_match(std::path::Path::new(std::ffi::OsStr::from_bytes(&bytes[..end])))
+                })
+            })
+    }
+}
+
+/// What a tree reader had to leave out.
+#[derive(Debug, Default)]
+pub(crate) struct Skipped {
+    pub(crate) places: Vec<String>,
+    pub(crate) count: u64,
+}
+
+impl Skipped {
+    fn add(&mut self, place: String) {
+        self.count += 1;
+        if self.places.len() < 1000 {
+            self.places.push(place);
+        }
+    }
+}
+
+/// A batch of wanted entries whose small contents are to be read.
+type Batch = Vec<Result<StoredEntry>>;
+
+/// The most entries and inline bytes of a batch.
+const BATCH: (usize, u64) = (1024, 1 << 20);
+
+/// Batches that are read ahead.
+const BATCHES_AHEAD: usize = 4;
+
+/// A stored tree, as a restore or a check reads it. Small contents come inline.
+pub(crate) struct StoredTreeReader {
+    batches: Mutex<BoxStream<'static, Result<Vec<TreeItem>>>>,
+    shared: Arc<SharedTree>,
+}
+
+struct SharedTree {
+    reader: Arc<ChunkReader>,
+    /// The contents of large files that were handed out and not opened yet.
+    large: Mutex<HashMap<EntryPath, ChunkList>>,
+    /// Damage is left out and noted here, instead of ending the tree.
+    skipped: Option<Arc<Mutex<Skipped>>>,
+}
+
+impl StoredTreeReader {
+    /// All of a tree; damage ends it.
+    pub(crate) fn whole(reader: &Arc<ChunkReader>, cx: &Context, entries: &ChunkList) -> Self {
+        Self::from_entries(reader, cx, reader.entries(cx, entries), None)
+    }
+
+    /// The chosen part of a tree.
+    pub(crate) async fn chosen(
+        reader: &Arc<ChunkReader>,
+        cx: &Context,
+        entries: &ChunkList,
+        chosen: &Chosen,
+        skipped: Option<Arc<Mutex<Skipped>>>,
+    ) -> Result<Self> {
+        let all = reader.entries(cx, entries);
+        if chosen.is_all() {
+            return Ok(Self::from_entries(reader, cx, all, skipped));
+        }
+        let relink = relinked(reader, cx, entries, chosen).await?;
+        let part = filter(all, chosen.clone(), relink);
+        Ok(Self::from_entries(reader, cx, part, skipped))
+    }
+
+    fn from_entries(
+        reader: &Arc<ChunkReader>,
+        cx: &Context,
+        entries: BoxStream<'static, Result<StoredEntry>>,
+        skipped: Option<Arc<Mutex<Skipped>>>,
+    ) -> Self {
+        let shared =
+            Arc::new(SharedTree { reader: Arc::clone(reader), large: Mutex::default(), skipped });
+        let (this, cx) = (Arc::clone(&shared), cx.clone());
+        let batches = into_batches(entries)
+            .map(move |batch| {
+                let (this, cx) = (Arc::clone(&this), cx.clone());
+                async move { this.load(&cx, batch).await }
+            })
+            .buffered(BATCHES_AHEAD)
+            .try_filter(|items| std::future::ready(!items.is_empty()))
+            .boxed();
+        Self { batches: Mutex::new(batches), shared }
+    }
+}
+
+fn into_batches(entries: BoxStream<'static, Result<StoredEntry>>) -> BoxStream<'static, Batch> {
+    let state = (entries, None);
+    stream::unfold(state, |(mut entries, mut held)| async move {
+        let mut batch: Batch = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let next = match held.take() {
+                Some(entry) => Some(entry),
+                None => entries.next().await,
+            };
+            let Some(next) = next else { break };
+            let inline = match &next {
+                Ok(e) if e.content.size <= SMALL_FILE => e.content.size,
+                _ => 0,
+            };
+            if !batch.is_empty() && bytes + inline > BATCH.1 {
+                held = Some(next);
+                break;
+            }
+            bytes += inline;
+            batch.push(next);
+            if batch.len() >= BATCH.0 {
+                break;
+            }
+        }
+        (!batch.is_empty()).then_some((batch, (entries, held)))
+    })
+    .boxed()
+}
+
+impl SharedTree {
+    async fn load(&self, cx: &Context, batch: Batch) -> Result<Vec<TreeItem>> {
+        let refs: Vec<_> = batch
+            .iter()
+            .flatten()
+            .filter(|e| is_inline(e))
+            .flat_map(|e| e.content.chunks.iter().copied().map(Ok))
+            .collect();
+        let mut chunks = self.reader.chunks(cx, stream::iter(refs).boxed());
+        let mut items = Vec::with_capacity(batch.len());
+        for stored in batch {
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(e) => {
+                    self.skip("entries that cannot be read", e)?;
+                    continue;
+                }
+            };
+            let StoredEntry { entry, content } = stored;
+            if content.size == 0 {
+                items.push(TreeItem::Entry(entry, Content::None));
+            } else if content.size <= SMALL_FILE && content.depth == 0 {
+                let mut parts = Vec::with_capacity(1);
+                let mut damage = None;
+                for _ in &content.chunks {
+                    match chunks.next().await {
+                        Some(Ok(bytes)) => parts.push(bytes),
+                        Some(Err(e)) => damage = Some(e),
+                        None => damage = Some(Error::internal("content is missing from a batch")),
+                    }
+                }
+                match damage {
+                    None => {
+                        let bytes = match parts.pop() {
+                            Some(one) if parts.is_empty() => one,
+                            last => parts.into_iter().chain(last).collect::<Vec<_>>().concat().into(),
+                        };
+                        cx.progress().add(Counter::Bytes, content.size);
+                        items.push(TreeItem::Entry(entry, Content::Inline(bytes)));
+                    }
+                    Some(e) => items.push(self.skip_entry(entry, e)?),
+                }
+            } else {
+                if self.skipped.is_some()
+                    && let Err(e) = self.probe(cx, &content).await
+                {
+                    items.push(self.skip_entry(entry, e)?);
+                    continue;
+                }
+                self.large().insert(entry.path.clone(), content);
+                items.push(TreeItem::Entry(entry, Content::Deferred));
+            }
+        }
+        Ok(items)
+    }
+
+    /// Read a content to its end, to know that it is whole.
+    async fn probe(&self, cx: &Context, content: &ChunkList) -> Result<()> {
+        let mut bytes = self.reader.bytes(cx, content);
+        while bytes.try_next().await?.is_some() {}
+        Ok(())
+    }
+
+    fn skip_entry(&self, entry: TreeEntry, error: Error) -> Result<TreeItem> {
+        let error = error.with("path", &entry.path);
+        let text = error.chain();
+        let reason = error.reason();
+        self.skip(&entry.path.display(), error)?;
+        Ok(TreeItem::Problem(entry.path, Error::new(reason, text)))
+    }
+
+    /// Note what is left out, or end the tree.
+    fn skip(&self, place: &str, error: Error) -> Result<()> {
+        match &self.skipped {
+            Some(skipped) if !error.is_cancelled() => {
+                let mut skipped = skipped.lock().unwrap_or_else(PoisonError::into_inner);
+                skipped.add(format!("{place}: {}", error.chain()));
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn large(&self) -> std::sync::MutexGuard<'_, HashMap<EntryPath, ChunkList>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_inline(stored: &StoredEntry) -> bool {
+    stored.content.size > 0 && stored.content.size <= SMALL_FILE && stored.content.depth == 0
+}
+
+#[async_trait]
+impl TreeReader for StoredTreeReader {
+    async fn next_batch(&mut self, cx: &Context) -> Result<Option<Vec<TreeItem>>> {
+        let batches = self.batches.get_mut().unwrap_or_else(PoisonError::into_inner);
+        cx.run(batches.try_next()).await
+    }
+
+    async fn open(&self, cx: &Context, entry: &TreeEntry) -> Result<OpenedFile> {
+        let content = self.shared.large().remove(&entry.path);
+        let content = content.ok_or_else(|| {
+            Error::internal("a file was opened that was not deferred").with("path", &entry.path)
+        })?;
+        let progress = cx.clone();
+        let path = entry.path.clone();
+        let body = self.shared.reader.bytes(cx, &content).map(move |piece| match piece {
+            Ok(piece) => {
+                progress.progress().add(Counter::Bytes, piece.len() as u64);
+                Ok(piece)
+            }
+            Err(e) => Err(e.with("path", &path)),
+        });
+        Ok(OpenedFile { entry: entry.clone(), body: Box::pin(body) })
+    }
+
+    async fn load(&self, _: &Context, entries: &[TreeEntry]) -> Vec<Result<LoadedFile>> {
+        let too_large = |_| {
+            Err(Error::new(Reason::LimitExceeded, "small content of a stored tree comes with its entry"))
+        };
+        entries.iter().map(too_large).collect()
+    }
+}
+
+/// Hard links whose target is not chosen: the first of them gets the target's content, and later ones
+/// are links to it.
+type Relink = HashMap<EntryPath, Option<StoredEntry>>;
+
+async fn relinked(
+    reader: &Arc<ChunkReader>,
+    cx: &Context,
+    list: &ChunkList,
+    chosen: &Chosen,
+) -> Result<Relink> {
+    let mut relink = Relink::new();
+    let mut entries = reader.entries(cx, list);
+    while let Some(stored) = entries.next().await {
+        // Damage is met again, and answered, when the tree itself is read.
+        let Ok(stored) = stored else { continue };
+        if let EntryKind::HardLink { target } = &stored.entry.kind
+            && chosen.wants(&stored.entry.path)
+            && !chosen.wants(target)
+        {
+            relink.insert(target.clone(), None);
+        }
+    }
+    if !relink.is_empty() {
+        let mut entries = reader.entries(cx, list);
+        while let Some(stored) = entries.next().await {
+            let Ok(stored) = stored else { continue };
+            if let Some(slot) = relink.get_mut(&stored.entry.path) {
+                *slot = Some(stored);
+            }
+        }
+    }
+    Ok(relink)
+}
+
+/// The chosen entries, each after the directories that lead to it.
+fn filter(
+    entries: BoxStream<'static, Result<StoredEntry>>,
+    chosen: Chosen,
+    mut relink: Relink,
+) -> BoxStream<'static, Result<StoredEntry>> {
+    let mut leading: Vec<StoredEntry> = Vec::new();
+    let mut moved: HashMap<EntryPath, EntryPath> = HashMap::new();
+    entries
+        .flat_map(move |stored| {
+            let mut out = Vec::new();
+            match stored {
+                Err(e) => out.push(Err(e)),
+                Ok(mut stored) => {
+                    let path = stored.entry.path.clone();
+                    leading.retain(|d| path.starts_with(&d.entry.path));
+                    if chosen.wants(&path) {
+                        out.extend(leading.drain(..).map(Ok));
+                        if let EntryKind::HardLink { target } = &stored.entry.kind {
+                            let target = target.clone();
+                            if let Some(first) = moved.get(&target) {
+                                stored.entry.kind = EntryKind::HardLink { target: first.clone() };
+                            } else if let Some(Some(original)) = relink.remove(&target) {
+                                moved.insert(target, path.clone());
+                                stored = original;
+                                stored.entry.path = path;
+                            }
+                        }
+                        out.push(Ok(stored));
+                    } else if stored.entry.kind == EntryKind::Directory {
+                        stored.entry.ancestor = true;
+                        leading.push(stored);
+                    }
+                }
+            }
+            stream::iter(out)
+        })
+        .boxed()
+}

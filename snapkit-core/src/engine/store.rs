@@ -1,0 +1,490 @@
+//! Storing content: an artifact's body through the write pipeline.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::artifact::{ByteStream, Chunking, MAX_PIECE};
+use crate::chunk::Cutter;
+use crate::codec::len32;
+use crate::context::Context;
+use crate::engine::basis::{BasisReader, BasisWriter, FileRef, MAX_REMEMBERED};
+use crate::engine::cut::guarded;
+use crate::engine::write::{Lane, Shared, Writer};
+use crate::entries::{ListBuilder, Node, StoredEntry, TreeChunker};
+use crate::error::{Error, Reason, Result};
+use crate::manifest::{ChunkList, ChunkRef, ContentRef, Problems};
+use crate::progress::Counter;
+use crate::tree::{
+    Content, EntryKind, LoadedFile, SMALL_FILE, TreeDigest, TreeEntry, TreeItem, TreeReader,
+};
+
+/// Bytes of a stream that are cut and named at once.
+const CUT_AT_ONCE: usize = 4 << 20;
+
+/// Small files are read in groups of so many …
+const GROUP_FILES: usize = 128;
+/// … or so many bytes.
+const GROUP_BYTES: u64 = 1 << 20;
+
+/// Groups of small files that are read at once.
+const GROUPS_AT_ONCE: usize = 4;
+
+/// A file that changes while it is read is tried so often.
+const ATTEMPTS: u32 = 3;
+
+/// What storing came upon.
+#[derive(Debug, Default)]
+pub(crate) struct StoreStats {
+    pub(crate) entries: u64,
+    pub(crate) files_read: u64,
+    pub(crate) files_unchanged: u64,
+    pub(crate) bytes_read: u64,
+}
+
+/// A chunk, cut, named and looked up.
+struct Named {
+    chunk: ChunkRef,
+    content: Bytes,
+    known: bool,
+}
+
+fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
+    contents
+        .into_iter()
+        .map(|content| {
+            let chunk =
+                ChunkRef { id: shared.chunk_key.name(&content), len: len32(content.len())? };
+            let known = shared.is_known(&chunk.id, chunk.len)?;
+            Ok(Named { chunk, content, known })
+        })
+        .collect()
+}
+
+/// Add a chunk to a list, storing the nodes that become full.
+async fn extend_list(writer: &mut Writer, list: &mut ListBuilder, chunk: ChunkRef) -> Result<()> {
+    let mut full = list.push(chunk);
+    while let Some(node) = full {
+        full = store_node(writer, list, node).await?;
+    }
+    Ok(())
+}
+
+async fn store_node(writer: &mut Writer, list: &mut ListBuilder, node: Node) -> Result<Option<Node>> {
+    let chunk = writer.put_meta(node.bytes.clone()).await?;
+    Ok(list.stored(&node, chunk.id))
+}
+
+async fn close_list(writer: &mut Writer, mut list: ListBuilder) -> Result<ChunkList> {
+    while let Some(node) = list.close() {
+        let mut full = store_node(writer, &mut list, node).await?;
+        while let Some(node) = full {
+            full = store_node(writer, &mut list, node).await?;
+        }
+    }
+    Ok(list.finish())
+}
+
+/// A stored stream: its list, and the chunks of a list with depth.
+pub(crate) struct StoredStream {
+    pub(crate) content: ChunkList,
+    pub(crate) leaves: Vec<ChunkRef>,
+}
+
+/// Store a byte stream. Reading goes on while what was read is cut and named. The inner error is the
+/// body's: the repository is well, and other content may follow.
+pub(crate) async fn store_stream(
+    cx: &Context,
+    writer: &mut Writer,
+    mut body: ByteStream,
+    chunking: Chunking,
+    size: Option<u64>,
+    stats: &mut StoreStats,
+) -> Result<Result<StoredStream>> {
+    let shared = Arc::clone(writer.shared());
+    let mut cutter = Cutter::new(shared.chunk_key.clone(), chunking, size);
+    let mut list = ListBuilder::default();
+    let mut leaves = Vec::new();
+    let mut pieces = match read_some(cx, &mut body).await {
+        Ok(pieces) => pieces,
+        Err(e) => return Ok(Err(e)),
+    };
+    loop {
+        let read: u64 = pieces.iter().map(|p| p.len() as u64).sum();
+        stats.bytes_read += read;
+        cx.progress().add(Counter::Bytes, read);
+        let last = pieces.is_empty();
+        let cut = {
+            let shared = Arc::clone(&shared);
+            cx.compute(move || {
+                let mut chunks = Vec::new();
+                if last {
+                    cutter.finish(&mut chunks);
+                    return Ok((None, name_all(&shared, chunks)?));
+                }
+                for piece in pieces {
+                    cutter.push(&piece, &mut chunks);
+                }
+                Ok((Some(cutter), name_all(&shared, chunks)?))
+            })
+        };
+        let next = async { if last { Ok(Vec::new()) } else { read_some(cx, &mut body).await } };
+        let (cut, next) = futures_util::join!(cut, next);
+        let (back, named) = cut?;
+        for Named { chunk, content, known } in named {
+            writer.put(Lane::Data, chunk, content, known).await?;
+            extend_list(writer, &mut list, chunk).await?;
+            if leaves.len() <= MAX_REMEMBERED {
+                leaves.push(chunk);
+            }
+        }
+        let Some(back) = back else { break };
+        cutter = back;
+        pieces = match next {
+            Ok(pieces) => pieces,
+            Err(e) => return Ok(Err(e)),
+        };
+    }
+    let content = close_list(writer, list).await?;
+    if content.depth == 0 || leaves.len() > MAX_REMEMBERED {
+        leaves.clear();
+    }
+    Ok(Ok(StoredStream { content, leaves }))
+}
+
+/// The next pieces of a stream, until there is enough to cut; none at its end.
+async fn read_some(cx: &Context, body: &mut ByteStream) -> Result<Vec<Bytes>> {
+    let mut pieces = Vec::new();
+    let mut len = 0;
+    while len < CUT_AT_ONCE {
+        match cx.run(body.try_next()).await? {
+            None => break,
+            Some(piece) if piece.is_empty() => {}
+            Some(piece) if piece.len() > MAX_PIECE => {
+                return Err(Error::internal(format!(
+                    "a source gave a piece of {} bytes, the limit is {MAX_PIECE}",
+                    piece.len()
+                )));
+            }
+            Some(piece) => {
+                len += piece.len();
+                pieces.push(piece);
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+/// What is to be done with an item of a tree.
+enum Step {
+    /// Nothing is to be read.
+    Ready(StoredEntry, Vec<ChunkRef>),
+    /// Its small content is read with others.
+    Small(TreeEntry),
+    /// Its content came with it.
+    Inline(TreeEntry, Bytes),
+    /// It is streamed.
+    Large(TreeEntry),
+    /// It could not be examined.
+    Problem(String, Error),
+}
+
+/// A stored tree.
+pub(crate) struct StoredTree {
+    pub(crate) content: ContentRef,
+    pub(crate) digest: TreeDigest,
+    pub(crate) basis: FileRef,
+}
+
+/// Stores one tree.
+pub(crate) struct TreeStore<'a> {
+    pub(crate) cx: &'a Context,
+    pub(crate) writer: &'a mut Writer,
+    pub(crate) stats: &'a mut StoreStats,
+    pub(crate) problems: &'a mut Problems,
+    /// How files above [`SMALL_FILE`] are cut.
+    pub(crate) chunking: Chunking,
+}
+
+/// The tree as it takes shape.
+struct Growing {
+    chunker: TreeChunker,
+    list: ListBuilder,
+    digest: TreeDigest,
+    basis: BasisWriter,
+    count: u64,
+    files: u64,
+    bytes: u64,
+    last: Option<crate::tree::EntryPath>,
+}
+
+impl TreeStore<'_> {
+    /// Store a tree, taking over what the basis says is unchanged. The inner error is the walk's.
+    pub(crate) async fn store(
+        mut self,
+        mut tree: Box<dyn TreeReader>,
+        mut basis: Option<BasisReader>,
+        new_basis: BasisWriter,
+    ) -> Result<Result<StoredTree>> {
+        let mut growing = Growing {
+            chunker: TreeChunker::default(),
+            list: ListBuilder::default(),
+            digest: TreeDigest::default(),
+            basis: new_basis,
+            count: 0,
+            files: 0,
+            bytes: 0,
+            last: None,
+        };
+        loop {
+            let batch = match guarded(self.cx.run(tree.next_batch(self.cx))).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                Err(e) => return Ok(Err(e)),
+            };
+            let (steps, back) = self.decide(batch, basis).await?;
+            basis = back;
+            self.store_batch(&*tree, steps, &mut growing).await?;
+        }
+        let Growing { chunker, mut list, digest, basis, count, files, bytes, .. } = growing;
+        if let Some(chunk) = chunker.finish() {
+            let chunk = self.writer.put_meta(chunk).await?;
+            extend_list(self.writer, &mut list, chunk).await?;
+        }
+        let entries = close_list(self.writer, list).await?;
+        let basis = self.cx.blocking(move || basis.finish()).await?;
+        let content = ContentRef::Tree { entries, count, files, bytes };
+        Ok(Ok(StoredTree { content, digest, basis }))
+    }
+
+    /// Compare a batch with the basis: a merge of two sorted sequences.
+    async fn decide(
+        &self,
+        batch: Vec<TreeItem>,
+        mut basis: Option<BasisReader>,
+    ) -> Result<(Vec<Step>, Option<BasisReader>)> {
+        let shared = Arc::clone(self.writer.shared());
+        self.cx
+            .compute(move || {
+                let decide = |item| {
+                    let (entry, content) = match item {
+                        TreeItem::Entry(entry, content) => (entry, content),
+                        TreeItem::Problem(path, error) => return Ok(Step::Problem(path.display(), error)),
+                    };
+                    let EntryKind::File { size, .. } = entry.kind else {
+                        let stored = StoredEntry { entry, content: ChunkList::default() };
+                        return Ok(Step::Ready(stored, Vec::new()));
+                    };
+                    match content {
+                        Content::Inline(bytes) => return Ok(Step::Inline(entry, bytes)),
+                        Content::None => {
+                            let stored = StoredEntry { entry, content: ChunkList::default() };
+                            return Ok(Step::Ready(stored, Vec::new()));
+                        }
+                        Content::Deferred => {}
+                    }
+                    if let Some(was) = basis.as_mut().and_then(|b| b.unchanged(&entry)) {
+                        let mut there = was.stored.content.depth == 0 || !was.leaves.is_empty();
+                        for chunk in was.chunks() {
+                            there = there && shared.is_known(&chunk.id, chunk.len)?;
+                        }
+                        if there {
+                            // Attributes may have changed without the file; the extents are the old ones.
+                            let kind = was.stored.entry.kind;
+                            let entry = TreeEntry { kind, ..entry };
+                            let stored = StoredEntry { entry, content: was.stored.content };
+                            return Ok(Step::Ready(stored, was.leaves));
+                        }
+                    }
+                    Ok(if size <= SMALL_FILE { Step::Small(entry) } else { Step::Large(entry) })
+                };
+                let steps = batch.into_iter().map(decide).collect::<Result<Vec<_>>>()?;
+                Ok((steps, basis))
+            })
+            .await
+    }
+
+    async fn store_batch(
+        &mut self,
+        tree: &dyn TreeReader,
+        steps: Vec<Step>,
+        growing: &mut Growing,
+    ) -> Result<()> {
+        let mut groups: Vec<Vec<TreeEntry>> = Vec::new();
+        let mut group_bytes = 0;
+        for step in &steps {
+            if let Step::Small(entry) = step {
+                let size = entry.kind.content_len();
+                let full = |g: &Vec<TreeEntry>| g.len() >= GROUP_FILES || group_bytes + size > GROUP_BYTES;
+                if groups.last().is_none_or(full) {
+                    groups.push(Vec::new());
+                    group_bytes = 0;
+                }
+                group_bytes += size;
+                if let Some(group) = groups.last_mut() {
+                    group.push(entry.clone());
+                }
+            }
+        }
+        let (cx, shared) = (self.cx, Arc::clone(self.writer.shared()));
+        let mut loaded = stream::iter(groups)
+            .map(|group| {
+                let shared = Arc::clone(&shared);
+                async move {
+                    let files = cx.run(async { Ok(tree.load(cx, &group).await) }).await?;
+                    if files.len() != group.len() {
+                        return Err(Error::internal("a tree did not answer for each file"));
+                    }
+                    cx.compute(move || {
+                        files.into_iter().map(|f| Ok(f.map(|f| name_file(&shared, f)))).collect::<Result<Vec<_>>>()
+                    })
+                    .await
+                }
+            })
+            .buffered(GROUPS_AT_ONCE)
+            .map_ok(|files| stream::iter(files.into_iter().map(Ok::<_, Error>)))
+            .try_flatten();
+        for step in steps {
+            match step {
+                Step::Ready(stored, leaves) => {
+                    if matches!(stored.entry.kind, EntryKind::File { .. }) && stored.content.size > 0 {
+                        self.stats.files_unchanged += 1;
+                        cx.progress().add(Counter::FilesUnchanged, 1);
+                        cx.progress().add(Counter::BytesUnchanged, stored.content.size);
+                    }
+                    self.grow(growing, stored, &leaves).await?;
+                }
+                Step::Problem(place, error) => self.problem(place, error)?,
+                Step::Inline(entry, bytes) => {
+                    let named = name_file(&shared, LoadedFile { entry, bytes });
+                    self.put_file(growing, named?).await?;
+                }
+                Step::Small(entry) => {
+                    let file = loaded.try_next().await?;
+                    let file = file.ok_or_else(|| Error::internal("a tree lost a file"))?;
+                    match file {
+                        Ok(named) => self.put_file(growing, named?).await?,
+                        // It has grown since it was listed.
+                        Err(e) if e.reason() == Reason::LimitExceeded => {
+                            self.put_large(tree, growing, entry).await?;
+                        }
+                        Err(e) => self.problem(entry.path.display(), e)?,
+                    }
+                }
+                Step::Large(entry) => self.put_large(tree, growing, entry).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A problem of one entry does not stop the rest; a cancellation does.
+    fn problem(&mut self, place: String, error: Error) -> Result<()> {
+        if error.is_cancelled() && error.reason() == Reason::Cancelled {
+            return Err(error);
+        }
+        if error.reason() == Reason::NotFound {
+            // It was removed between listing and reading: it is simply not there.
+            return Ok(());
+        }
+        self.cx.progress().add(Counter::Problems, 1);
+        self.cx.progress().warn(&format!("{place}: {}", error.chain()));
+        self.problems.add(place, &error);
+        Ok(())
+    }
+
+    async fn put_file(&mut self, growing: &mut Growing, file: NamedFile) -> Result<()> {
+        self.stats.files_read += 1;
+        self.stats.bytes_read += file.size;
+        self.cx.progress().add(Counter::FilesRead, 1);
+        self.cx.progress().add(Counter::Bytes, file.size);
+        let mut list = ListBuilder::default();
+        for Named { chunk, content, known } in file.chunks {
+            self.writer.put(Lane::Data, chunk, content, known).await?;
+            extend_list(self.writer, &mut list, chunk).await?;
+        }
+        let content = close_list(self.writer, list).await?;
+        self.grow(growing, StoredEntry { entry: file.entry, content }, &[]).await
+    }
+
+    async fn put_large(
+        &mut self,
+        tree: &dyn TreeReader,
+        growing: &mut Growing,
+        entry: TreeEntry,
+    ) -> Result<()> {
+        let mut attempt = 1;
+        let problem = loop {
+            let opened = match self.cx.run(tree.open(self.cx, &entry)).await {
+                Ok(opened) => opened,
+                Err(e) => break e,
+            };
+            let size = opened.entry.kind.content_len();
+            let stored =
+                store_stream(self.cx, self.writer, opened.body, self.chunking, Some(size), self.stats)
+                    .await?;
+            match stored {
+                Ok(stored) if stored.content.size == size => {
+                    self.stats.files_read += 1;
+                    self.cx.progress().add(Counter::FilesRead, 1);
+                    let entry = StoredEntry { entry: opened.entry, content: stored.content };
+                    return self.grow(growing, entry, &stored.leaves).await;
+                }
+                Ok(_) => break Error::internal("a file's content has another length than its entry"),
+                Err(e) if e.reason() == Reason::SourceChanged && attempt < ATTEMPTS => attempt += 1,
+                Err(e) => break e,
+            }
+        };
+        self.problem(entry.path.display(), problem)
+    }
+
+    async fn grow(
+        &mut self,
+        growing: &mut Growing,
+        stored: StoredEntry,
+        leaves: &[ChunkRef],
+    ) -> Result<()> {
+        if growing.last.as_ref().is_some_and(|last| *last >= stored.entry.path) {
+            return Err(Error::internal("a tree's entries are out of order")
+                .with("path", &stored.entry.path));
+        }
+        growing.last = Some(stored.entry.path.clone());
+        growing.count += 1;
+        if matches!(stored.entry.kind, EntryKind::File { .. }) {
+            growing.files += 1;
+            growing.bytes += stored.content.size;
+        }
+        self.stats.entries += 1;
+        self.cx.progress().add(Counter::Entries, 1);
+        growing.digest.add(&stored.entry);
+        growing.basis.add(&stored, leaves)?;
+        if let Some(chunk) = growing.chunker.add(&self.writer.shared().chunk_key, &stored) {
+            let chunk = self.writer.put_meta(chunk).await?;
+            extend_list(self.writer, &mut growing.list, chunk).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A small file, cut and named.
+struct NamedFile {
+    entry: TreeEntry,
+    size: u64,
+    chunks: Vec<Named>,
+}
+
+fn name_file(shared: &Shared, file: LoadedFile) -> Result<NamedFile> {
+    let size = file.bytes.len() as u64;
+    if size != file.entry.kind.content_len() {
+        return Err(Error::internal("a file's content has another length than its entry")
+            .with("path", &file.entry.path));
+    }
+    let contents = if file.bytes.is_empty() {
+        Vec::new()
+    } else if size <= SMALL_FILE {
+        vec![file.bytes]
+    } else {
+        return Err(Error::internal("a small file is too long").with("path", &file.entry.path));
+    };
+    Ok(NamedFile { entry: file.entry, size, chunks: name_all(shared, contents)? })
+}

@@ -1,0 +1,516 @@
+//! Verifying: what is wrong in a repository, and what is lost by it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::context::Context;
+use crate::engine::Repository;
+use crate::engine::options::VerifyOptions;
+use crate::engine::read::ChunkReader;
+use crate::engine::report::{Damage, Ledger, VerifyReport, seconds};
+use crate::engine::select::StoredTreeReader;
+use crate::error::{Error, Reason, Result};
+use crate::id::{ChunkId, PackId};
+use crate::key::Key;
+use crate::ledger::line_key;
+use crate::manifest::{
+    ArtifactRecord, CaptureVerdict, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord,
+};
+use crate::artifact::Body;
+use crate::entries::decode_entry;
+use crate::index::Place;
+use crate::pack::{pack_key, parse_pack_key, read_contents, read_pack};
+use crate::progress::{Counter, Phase};
+use crate::registry::Registry;
+use crate::sign::check_signed;
+
+/// How many lost things are named for each damage.
+const NAMED: usize = 100;
+
+/// Damages by object, with what is lost.
+#[derive(Default)]
+struct Findings(BTreeMap<String, Damage>);
+
+impl Findings {
+    fn add(&mut self, object: impl Into<String>, what: impl Into<String>) -> &mut Damage {
+        let object = object.into();
+        self.0.entry(object.clone()).or_insert_with(|| Damage {
+            object,
+            what: what.into(),
+            lost: Vec::new(),
+            lost_count: 0,
+        })
+    }
+
+    fn lose(&mut self, object: &str, what: &str, lost: String) {
+        let damage = self.add(object, what);
+        if damage.lost.last() == Some(&lost) {
+            return;
+        }
+        damage.lost_count += 1;
+        if damage.lost.len() < NAMED {
+            damage.lost.push(lost);
+        }
+    }
+}
+
+/// What is wrong with a chunk.
+#[derive(Clone)]
+struct Fault {
+    object: String,
+    what: String,
+}
+
+/// One examination.
+struct Examination<'a> {
+    cx: &'a Context,
+    reader: Arc<ChunkReader>,
+    /// Packs that are in the sink, and their lengths.
+    stored: HashMap<PackId, u64>,
+    /// Chunks that were read and are bad in a pack.
+    bad: HashMap<(PackId, ChunkId), String>,
+    /// Packs that cannot say themselves what is whole in them.
+    opaque: HashMap<PackId, String>,
+    /// Packs that hold what was examined.
+    needed: HashSet<PackId>,
+    findings: Findings,
+    report: VerifyReport,
+}
+
+impl Repository {
+    /// Examine the repository: ledger, index, packs, and that everything that the snapshots name is
+    /// there; with [`VerifyOptions::read_data`] every byte of it, and whether sources would take it back.
+    pub async fn verify(
+        &self,
+        cx: &Context,
+        registry: &Registry,
+        options: &VerifyOptions,
+    ) -> Result<VerifyReport> {
+        let begun = cx.monotonic();
+        cx.progress().phase(Phase::Verify);
+        let ledger = self.ledger(cx).await?;
+        let mut findings = Findings::default();
+        self.examine_ledger(&ledger, &mut findings)?;
+        self.examine_keys(cx, &mut findings).await?;
+        self.examine_sessions(cx, &mut findings).await?;
+
+        let (index, loaded) = self.load_index(cx).await?;
+        for (key, e) in loaded.damaged {
+            findings.add(key.as_str(), e.chain());
+        }
+        let mut report = VerifyReport { read_data: options.read_data, ..VerifyReport::default() };
+        let (adopted, damaged) = index.adopt(cx, &self.sink).await?;
+        if !adopted.is_empty() {
+            report.notes.push(format!(
+                "{} packs are in no index: of interrupted runs, or their segment is damaged or gone",
+                adopted.len()
+            ));
+        }
+        for (key, e) in damaged {
+            findings.add(key.as_str(), e.chain());
+        }
+        let mut examination = Examination {
+            cx,
+            stored: self.list_packs(cx).await?,
+            reader: self.reader_with(index)?,
+            bad: HashMap::new(),
+            opaque: HashMap::new(),
+            needed: HashSet::new(),
+            findings,
+            report,
+        };
+        examination.packs_in_index()?;
+
+        let snapshots: Vec<&Snapshot> = ledger
+            .snapshots
+            .iter()
+            .filter(|s| options.snapshots.is_empty() || options.snapshots.contains(&s.id))
+            .collect();
+        for id in &options.snapshots {
+            if !snapshots.iter().any(|s| s.id == *id) {
+                return Err(Error::new(Reason::NoSnapshot, format!("there is no snapshot {id}")));
+            }
+        }
+        let sources = || {
+            snapshots.iter().flat_map(|s| s.sources.iter().map(move |r| (*s, r))).filter(|(_, r)| {
+                r.verdict != CaptureVerdict::Failed
+                    && options.source.as_ref().is_none_or(|name| r.name == *name)
+            })
+        };
+        for (snapshot, record) in sources() {
+            examination.source(snapshot, record, true).await?;
+        }
+        if options.read_data {
+            let everything = options.snapshots.is_empty() && options.source.is_none();
+            examination.read_packs(everything).await?;
+            if !examination.bad.is_empty() || !examination.opaque.is_empty() {
+                for (snapshot, record) in sources() {
+                    examination.source(snapshot, record, false).await?;
+                }
+            }
+            let mut checked = HashSet::new();
+            for (snapshot, record) in sources() {
+                examination.would_restore(registry, snapshot, record, &mut checked).await?;
+            }
+        }
+        let Examination { findings, mut report, .. } = examination;
+        report.snapshots = snapshots.len() as u64;
+        report.damage = findings.0.into_values().collect();
+        report.seconds = seconds(cx.monotonic().saturating_sub(begun));
+        Ok(report)
+    }
+
+    fn examine_ledger(&self, ledger: &Ledger, findings: &mut Findings) -> Result<()> {
+        for (id, e) in &ledger.damaged {
+            findings.lose(line_key(id)?.as_str(), &e.chain(), id.to_string());
+        }
+        for id in &ledger.gone {
+            let what = "this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed";
+            findings.lose(line_key(id)?.as_str(), what, id.to_string());
+        }
+        Ok(())
+    }
+
+    async fn examine_keys(&self, cx: &Context, findings: &mut Findings) -> Result<()> {
+        let mut listing = self.sink.list(cx, Some(&Key::new("keys")?));
+        while let Some(entry) = cx.run(listing.try_next()).await? {
+            let what = match cx.run(self.sink.get(cx, &entry.key, None)).await {
+                Ok(file) if file.starts_with(b"age-encryption.org/v1\n") => continue,
+                Ok(_) => "it is no age file".to_owned(),
+                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) => e.chain(),
+            };
+            findings.lose(entry.key.as_str(), &what, "whoever opens the repository with it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Signatures of session objects: damage there loses nothing that is committed.
+    async fn examine_sessions(&self, cx: &Context, findings: &mut Findings) -> Result<()> {
+        let certifier = self.config.certifier()?;
+        let mut listing = self.sink.list(cx, Some(&Key::new("sessions")?));
+        while let Some(entry) = cx.run(listing.try_next()).await? {
+            let checked = match cx.run(self.sink.get(cx, &entry.key, None)).await {
+                Ok(object) => {
+                    check_signed(&certifier, self.config.repository, entry.key.as_str(), &object).map(drop)
+                }
+                Err(e) if e.is_cancelled() => return Err(e),
+                // A collector removed it meanwhile.
+                Err(e) if e.reason() == Reason::NotFound => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = checked {
+                findings.add(entry.key.as_str(), e.chain());
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_packs(&self, cx: &Context) -> Result<HashMap<PackId, u64>> {
+        let listing = self.sink.list(cx, Some(&Key::new("packs")?));
+        let packs = listing.try_filter_map(async |e| Ok(parse_pack_key(&e.key).map(|id| (id, e.size))));
+        cx.run(packs.try_collect()).await
+    }
+}
+
+impl Examination<'_> {
+    /// Packs that the index lists and the sink does not have whole.
+    fn packs_in_index(&mut self) -> Result<()> {
+        for (id, size) in self.reader.index().packs() {
+            let what = match self.stored.get(&id) {
+                Some(stored) if *stored == u64::from(size) => continue,
+                Some(stored) => format!("it has {stored} bytes instead of {size}"),
+                None => "it is gone".to_owned(),
+            };
+            self.findings.add(pack_key(id)?.as_str(), what);
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a chunk, if no home has it whole.
+    async fn fault(&mut self, chunk: &ChunkRef, count: bool) -> Result<Option<Fault>> {
+        let mut homes = self.reader.index().homes(&chunk.id)?;
+        homes.retain(|p| p.len == chunk.len);
+        if count {
+            self.report.chunks += 1;
+            self.needed.extend(homes.iter().map(|p| p.pack));
+        }
+        let mut fault = Fault { object: "index".to_owned(), what: "no index segment and no pack knows it".to_owned() };
+        for home in homes {
+            match self.home_fault(&home, chunk).await? {
+                None => return Ok(None),
+                Some(f) => fault = f,
+            }
+        }
+        Ok(Some(fault))
+    }
+
+    async fn home_fault(&self, home: &Place, chunk: &ChunkRef) -> Result<Option<Fault>> {
+        let object = pack_key(home.pack)?.to_string();
+        let end = u64::from(home.offset) + u64::from(home.stored);
+        let what = match self.stored.get(&home.pack) {
+            None => "it is gone".to_owned(),
+            Some(size) if *size < end => "it is too short".to_owned(),
+            Some(_) if self.opaque.contains_key(&home.pack) => {
+                match self.reader.chunk_at(self.cx, *chunk, home).await {
+                    Ok(()) => return Ok(None),
+                    Err(e) if e.is_cancelled() => return Err(e),
+                    Err(_) => self.opaque[&home.pack].clone(),
+                }
+            }
+            Some(_) => match self.bad.get(&(home.pack, chunk.id)) {
+                Some(what) => what.clone(),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Fault { object, what }))
+    }
+
+    async fn source(&mut self, snapshot: &Snapshot, record: &SourceRecord, count: bool) -> Result<()> {
+        for artifact in &record.artifacts {
+            let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+            match &artifact.content {
+                ContentRef::Bytes { content } => self.list(content, &place, count).await?,
+                ContentRef::Tree { entries, .. } => self.tree(entries, &place, count).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A content: its list, and that every chunk is there.
+    async fn list(&mut self, list: &ChunkList, place: &str, count: bool) -> Result<()> {
+        let mut refs = self.reader.refs(self.cx, list);
+        while let Some(chunk) = refs.next().await {
+            self.cx.check()?;
+            match chunk {
+                Ok(chunk) => {
+                    if let Some(f) = self.fault(&chunk, count).await? {
+                        self.findings.lose(&f.object, &f.what, place.to_owned());
+                    }
+                }
+                Err(e) => self.unreadable(e, place.to_owned())?,
+            }
+        }
+        if list.depth > 0 && count {
+            for node in &list.chunks {
+                drop(self.fault(node, true).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Metadata that could not be read.
+    fn unreadable(&mut self, e: Error, place: String) -> Result<()> {
+        if e.is_cancelled() {
+            return Err(e);
+        }
+        let object = e.context().iter().find(|(k, _)| *k == "object").map_or("index", |(_, v)| v);
+        let object = object.to_owned();
+        self.findings.lose(&object, &e.chain(), place);
+        Ok(())
+    }
+
+    /// A tree: its entries, chunk by chunk, and the content of each.
+    async fn tree(&mut self, entries: &ChunkList, place: &str, count: bool) -> Result<()> {
+        let mut refs = self.reader.refs(self.cx, entries);
+        let mut last = String::new();
+        while let Some(chunk) = refs.next().await {
+            let behind = || if last.is_empty() { place.to_owned() } else { format!("{place}, entries behind {last}") };
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(e) => {
+                    let lost = behind();
+                    self.unreadable(e, lost)?;
+                    continue;
+                }
+            };
+            if let Some(f) = self.fault(&chunk, count).await? {
+                let lost = behind();
+                self.findings.lose(&f.object, &f.what, lost);
+                continue;
+            }
+            let bytes = match self.reader.chunk(self.cx, chunk).await {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    let lost = behind();
+                    self.unreadable(e, lost)?;
+                    continue;
+                }
+            };
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (stored, after) = match decode_entry(rest) {
+                    Ok(decoded) => decoded,
+                    Err(e) => {
+                        self.unreadable(e, place.to_owned())?;
+                        break;
+                    }
+                };
+                rest = after;
+                last = stored.entry.path.display();
+                self.list(&stored.content, &format!("{place}/{last}"), count).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Read packs whole, several at once, and compare every chunk with its name.
+    async fn read_packs(&mut self, everything: bool) -> Result<()> {
+        let mut packs: Vec<(PackId, u64)> = self
+            .stored
+            .iter()
+            .filter(|(id, _)| everything || self.needed.contains(*id))
+            .map(|(id, size)| (*id, *size))
+            .collect();
+        packs.sort_unstable();
+        self.cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
+        let (cx, reader) = (self.cx, Arc::clone(&self.reader));
+        let sink = reader.sink();
+        // Each holds a pack, its opened frames and their raw bytes: see the memory budget.
+        let at_once = sink.info().concurrency.clamp(1, 2);
+        let mut results = stream::iter(packs)
+            .map(|(id, size)| {
+                let reader = Arc::clone(&reader);
+                async move {
+                    let key = pack_key(id)?;
+                    let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
+                        Ok(bytes) => bytes,
+                        Err(e) if e.is_cancelled() => return Err(e),
+                        Err(e) => {
+                            let whole = Some(e.chain());
+                            let found = PackFindings { whole, opaque: true, ..Default::default() };
+                            return Ok((key, id, 0, found));
+                        }
+                    };
+                    cx.progress().add(Counter::Bytes, size);
+                    let len = bytes.len() as u64;
+                    let found = cx.compute(move || Ok(examine_pack(&reader, id, &bytes))).await?;
+                    Ok((key, id, len, found))
+                }
+            })
+            .buffered(at_once);
+        let (mut bad, mut opaque) = (Vec::new(), Vec::new());
+        while let Some((key, id, len, found)) = results.try_next().await? {
+            self.report.packs += 1;
+            self.report.bytes_read += len;
+            if let Some(what) = found.whole {
+                self.findings.add(key.as_str(), what.clone());
+                if found.opaque {
+                    opaque.push((id, what));
+                }
+            }
+            bad.extend(found.bad.into_iter().map(|(chunk, what)| ((id, chunk), what)));
+        }
+        drop(results);
+        self.bad.extend(bad);
+        self.opaque.extend(opaque);
+        Ok(())
+    }
+
+    /// Ask the source whether an artifact would restore; the same content once.
+    async fn would_restore(
+        &mut self,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        record: &SourceRecord,
+        checked: &mut HashSet<ChunkList>,
+    ) -> Result<()> {
+        let source = match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
+            Ok(source) => source,
+            Err(e) => {
+                self.report.notes.push(format!("{}:{} was not checked by its source: {}", snapshot.id, record.name, e.chain()));
+                return Ok(());
+            }
+        };
+        for artifact in &record.artifacts {
+            let list = match &artifact.content {
+                ContentRef::Bytes { content } => content,
+                ContentRef::Tree { entries, .. } => entries,
+            };
+            if !checked.insert(list.clone()) {
+                continue;
+            }
+            let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+            if self.findings.0.values().any(|d| d.lost.iter().any(|l| l.starts_with(&place))) {
+                // It is known not to be whole.
+                continue;
+            }
+            let body = self.body(artifact);
+            let result = super::cut::guarded(self.cx.run(source.check(self.cx, &artifact.meta, body))).await;
+            match result {
+                Ok(found) => {
+                    for finding in found.0 {
+                        self.findings.lose(&place, "the source says that it would not restore as it was", format!("{}: {}", finding.place, finding.what));
+                    }
+                }
+                Err(e) => self.unreadable(e, place)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn body(&self, artifact: &ArtifactRecord) -> Body {
+        match &artifact.content {
+            ContentRef::Bytes { content } => Body::Bytes(self.reader.bytes(self.cx, content)),
+            ContentRef::Tree { entries, .. } => {
+                Body::Tree(Box::new(StoredTreeReader::whole(&self.reader, self.cx, entries)))
+            }
+        }
+    }
+}
+
+/// What is wrong with a pack.
+#[derive(Default)]
+struct PackFindings {
+    /// As a whole.
+    whole: Option<String>,
+    /// Its chunks that cannot be had.
+    bad: Vec<(ChunkId, String)>,
+    /// What it holds could not be read from it: each chunk has to be tried.
+    opaque: bool,
+}
+
+fn examine_pack(reader: &ChunkReader, id: PackId, bytes: &[u8]) -> PackFindings {
+    let mut findings = PackFindings::default();
+    let contents = match read_pack(id, bytes, reader.keys()) {
+        Ok(contents) => contents,
+        Err(e) => {
+            findings.whole = Some(e.chain());
+            match read_contents(id, bytes, reader.keys()) {
+                Ok(contents) => contents,
+                Err(_) => {
+                    findings.opaque = true;
+                    return findings;
+                }
+            }
+        }
+    };
+    let sealer = reader.open_header(&contents.header);
+    for (number, frame) in contents.frames.iter().enumerate() {
+        let raw = sealer.as_ref().map_err(Error::chain).and_then(|sealer| {
+            let (start, len) = (frame.offset as usize, frame.stored as usize);
+            let mut plain = bytes.get(start..start + len).unwrap_or_default().to_vec();
+            sealer
+                .open(number as u64, &mut plain)
+                .and_then(|()| reader.codec().decode(&plain, frame.raw as usize))
+                .map_err(|e| e.chain())
+        });
+        let mut at = 0;
+        for chunk in &frame.chunks {
+            let end = at + chunk.len as usize;
+            let what = match &raw {
+                Ok(raw) if reader.chunk_key().name(&raw[at..end]) == chunk.id => None,
+                Ok(_) => Some("content does not fit its name".to_owned()),
+                Err(e) => Some(e.clone()),
+            };
+            findings.bad.extend(what.map(|w| (chunk.id, w)));
+            at = end;
+        }
+    }
+    if findings.whole.is_none() {
+        findings.whole = findings.bad.first().map(|(_, what)| what.clone());
+    }
+    findings
+}
