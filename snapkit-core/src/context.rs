@@ -366,14 +366,20 @@ impl Context {
         if self.environment.parallelism().is_none() {
             return work();
         }
-        let permit = Arc::clone(&self.compute)
-            .acquire_owned()
+        // The wait for a thread is a task of its own: a future that is not being polled must not sit on a
+        // permit that others need.
+        let (this, compute) = (self.clone(), Arc::clone(&self.compute));
+        self.spawn(async move {
+            let permit = compute
+                .acquire_owned()
+                .await
+                .map_err(|_| Error::internal("the computing threads are gone"))?;
+            this.blocking(move || {
+                let result = work();
+                drop(permit);
+                result
+            })
             .await
-            .map_err(|_| Error::internal("the computing threads are gone"))?;
-        self.blocking(move || {
-            let result = work();
-            drop(permit);
-            result
         })
         .await
     }

@@ -22,7 +22,7 @@ pub enum Standing {
 #[serde(untagged)]
 pub enum FactValue {
     /// A count, a position, a size.
-    Number(i128),
+    Number(i64),
     /// A digest, a version, a name.
     Text(String),
 }
@@ -40,12 +40,19 @@ macro_rules! from_number {
     ($($t:ty)*) => {$(
         impl From<$t> for FactValue {
             fn from(n: $t) -> Self {
-                Self::Number(i128::from(n))
+                Self::Number(i64::from(n))
             }
         }
     )*};
 }
-from_number!(u8 u16 u32 u64 i8 i16 i32 i64);
+from_number!(u8 u16 u32 i8 i16 i32 i64);
+
+impl From<u64> for FactValue {
+    /// Numbers beyond 2^63 become text.
+    fn from(n: u64) -> Self {
+        i64::try_from(n).map_or_else(|_| Self::Text(n.to_string()), Self::Number)
+    }
+}
 
 impl From<String> for FactValue {
     fn from(t: String) -> Self {

@@ -1,1 +1,30 @@
-//! Conformance suites and doubles.
+//! Conformance suites and doubles, for snapkit itself and for authors of sources, sinks and
+//! manifests.
+//!
+//! * [`sink::all`], [`source::all`] and [`manifest::all`] check every sentence of a contract. They
+//!   fail by panicking, with the sentence that does not hold, and are called from an ordinary test.
+//! * [`double`] holds stand-ins: sinks that record, fail or are slow, a disk that forgets what was
+//!   not flushed, a source that follows a script.
+//! * [`corpus`] makes the same files from the same seed, ordinary and odd ones.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use snapkit_core::{Context, sink::Sink};
+//! use snapkit_sinks::LocalSink;
+//!
+//! # #[tokio::main] async fn main() {
+//! let cx = Context::system();
+//! let scratch = tempfile::tempdir().unwrap();
+//! let sink: Arc<dyn Sink> = Arc::new(LocalSink::create(&cx, scratch.path()).await.unwrap());
+//! snapkit_testkit::sink::get_returns_what_was_put(&cx, sink).await;
+//! # }
+//! ```
+
+pub mod corpus;
+pub mod double;
+pub mod manifest;
+pub mod random;
+pub mod sink;
+pub mod source;
+
+mod verdict;

@@ -16,7 +16,7 @@ use crate::engine::report::{CreateReport, seconds};
 use crate::engine::store::{StoreStats, TreeStore, store_stream};
 use crate::engine::write::{Writer, WriterSetup};
 use crate::error::{Error, Reason, Result};
-use crate::facts::Standing;
+use crate::facts::{Facts, Standing};
 use crate::id::SnapshotId;
 use crate::manifest::{
     ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, End, LineState, Outcome, Problems,
@@ -291,6 +291,8 @@ fn verdict(sources: &[Captured]) -> CaptureVerdict {
 /// A source that was streamed.
 struct Captured {
     record: SourceRecord,
+    /// Facts of its trees, as they were stored.
+    tree_facts: Facts,
     files: BTreeMap<String, FileRef>,
 }
 
@@ -318,10 +320,11 @@ impl Run<'_> {
                 settings: info.settings,
                 cut: participant.cut.clone(),
                 artifacts: Vec::new(),
-                facts: crate::facts::Facts::new(),
+                facts: Facts::new(),
                 verdict: CaptureVerdict::Complete,
                 problems: Problems::default(),
             },
+            tree_facts: Facts::new(),
             files: BTreeMap::new(),
         };
         let result = match (participant.failure.take(), participant.capture.as_mut()) {
@@ -335,7 +338,7 @@ impl Run<'_> {
             Ok(()) => match participant.capture.take() {
                 Some(capture) => guarded(self.cx.run(capture.finish(self.cx)))
                     .await
-                    .map(|facts| captured.record.facts.0.extend(facts.0))
+                    .map(|facts| captured.record.facts = facts)
                     .map_err(Failure::Source),
                 None => Ok(()),
             },
@@ -351,12 +354,15 @@ impl Run<'_> {
                 captured.record.problems.add(info.name.as_str(), &e);
                 captured.record.verdict = CaptureVerdict::Failed;
                 captured.record.artifacts.clear();
-                captured.record.facts = crate::facts::Facts::new();
+                captured.record.facts = Facts::new();
+                captured.tree_facts = Facts::new();
             }
             Err(Failure::Source(e) | Failure::Repository(e)) => {
                 return Err(e.with("source", &info.name));
             }
         }
+        let tree_facts = std::mem::take(&mut captured.tree_facts);
+        captured.record.facts.0.extend(tree_facts.0);
         self.sources.push(captured);
         Ok(())
     }
@@ -410,7 +416,7 @@ impl Run<'_> {
                         .await
                         .map_err(Failure::Repository)?
                         .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
-                    stored.digest.write(meta.name.as_str(), Standing::Pinned, &mut captured.record.facts);
+                    stored.digest.write(meta.name.as_str(), Standing::Pinned, &mut captured.tree_facts);
                     captured.files.insert(meta.name.to_string(), stored.basis);
                     stored.content
                 }

@@ -209,6 +209,24 @@ impl ChunkReader {
         }
     }
 
+    /// The chunks of a frame, each on its own account: one bad chunk must not take its neighbours along.
+    async fn read_each(self: Arc<Self>, cx: &Context, read: FrameRead) -> Vec<Result<Bytes>> {
+        let singles = read.chunks.clone();
+        match Arc::clone(&self).read_frame(cx, read).await {
+            Ok(chunks) => chunks.into_iter().map(Ok).collect(),
+            Err(e) if singles.len() == 1 || e.is_cancelled() => vec![Err(e)],
+            Err(_) => {
+                let mut out = Vec::with_capacity(singles.len());
+                for chunk in singles {
+                    let read = FrameRead { chunks: vec![chunk] };
+                    let bytes = Arc::clone(&self).read_frame(cx, read).await;
+                    out.push(bytes.and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))));
+                }
+                out
+            }
+        }
+    }
+
     async fn read_from(
         self: Arc<Self>,
         cx: &Context,
@@ -293,31 +311,13 @@ impl ChunkReader {
             .buffered(1)
             .flatten()
             .map(move |read| {
-                let (this, cx) = (Arc::clone(&this), cx.clone());
+                let (this, task_cx) = (Arc::clone(&this), cx.clone());
+                // A task, so that reading goes on while the consumer is busy elsewhere.
+                let task = read.map(|read| cx.spawn(async move { Ok(this.read_each(&task_cx, read).await) }));
                 async move {
-                    let read = match read {
-                        Ok(read) => read,
-                        Err(e) => return vec![Err(e)],
-                    };
-                    let count = read.chunks.len();
-                    let singles: Vec<_> = read.chunks.clone();
-                    match Arc::clone(&this).read_frame(&cx, read).await {
-                        Ok(chunks) => chunks.into_iter().map(Ok).collect(),
-                        Err(e) if count == 1 || e.is_cancelled() => vec![Err(e)],
-                        // One bad chunk must not take its neighbours along.
-                        Err(_) => {
-                            let mut out = Vec::with_capacity(count);
-                            for chunk in singles {
-                                let read = FrameRead { chunks: vec![chunk] };
-                                out.push(
-                                    Arc::clone(&this)
-                                        .read_frame(&cx, read)
-                                        .await
-                                        .and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))),
-                                );
-                            }
-                            out
-                        }
+                    match task {
+                        Ok(task) => task.await.unwrap_or_else(|e| vec![Err(e)]),
+                        Err(e) => vec![Err(e)],
                     }
                 }
             })

@@ -1,0 +1,202 @@
+//! From what a person writes to a sink.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use snapkit_core::context::Context;
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::memory::MemorySink;
+use snapkit_core::sink::Sink;
+
+use crate::local::LocalSink;
+
+/// Open the sink that a path or URL names: a path or `file:///PATH`, which must be a directory, or
+/// `memory://`, which is a new one each time.
+///
+/// `invalid-argument` if it makes no sense, `unsupported` for a scheme that is not known,
+/// `no-repository` if nothing is there.
+pub async fn open(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
+    match Location::parse(url)? {
+        Location::Path(path) => Ok(Arc::new(LocalSink::open(cx, path).await?)),
+        Location::Memory => Ok(Arc::new(MemorySink::new())),
+    }
+}
+
+/// Open the sink that a path or URL names, and make it first if it is missing, with the directories
+/// above it. Errors as for [`open`], apart from `no-repository`.
+pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
+    match Location::parse(url)? {
+        Location::Path(path) => Ok(Arc::new(LocalSink::create(cx, path).await?)),
+        Location::Memory => Ok(Arc::new(MemorySink::new())),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Location {
+    Path(PathBuf),
+    Memory,
+}
+
+impl Location {
+    fn parse(url: &str) -> Result<Self> {
+        if url.is_empty() {
+            return Err(Error::invalid("the repository's path or URL is empty"));
+        }
+        if url.contains('\0') {
+            return Err(Error::invalid("a path holds no zero byte"));
+        }
+        let Some((scheme, rest)) = split_scheme(url) else { return Ok(Self::Path(url.into())) };
+        match scheme.to_ascii_lowercase().as_str() {
+            "file" => file_path(rest).map(Self::Path),
+            "memory" if matches!(rest, "//" | "///") => Ok(Self::Memory),
+            "memory" => Err(Error::invalid("a repository in memory has no name: write memory://")),
+            // The rest may hold a password: it is not repeated.
+            other => Err(Error::new(
+                Reason::Unsupported,
+                format!(
+                    "repositories at {other}:// URLs are not known here; \
+                     known are a path, file:///PATH and memory://"
+                ),
+            )),
+        }
+    }
+}
+
+/// The scheme of a URL and what follows its colon. A path is none, however odd; `file:` alone needs
+/// no slashes to be one, as in RFC 8089.
+fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once(':')?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    let is_url =
+        rest.starts_with("//") || (scheme.eq_ignore_ascii_case("file") && rest.starts_with('/'));
+    (is_scheme && is_url).then_some((scheme, rest))
+}
+
+fn file_path(rest: &str) -> Result<PathBuf> {
+    let path = match rest.strip_prefix("//") {
+        Some(rest) => {
+            let slash = rest.find('/').unwrap_or(rest.len());
+            let (host, path) = rest.split_at(slash);
+            if !host.is_empty() && !host.eq_ignore_ascii_case("localhost") {
+                return Err(Error::invalid(
+                    "a file URL names no other host: write file:///PATH with three slashes, \
+                     or a plain path",
+                )
+                .with("host", host));
+            }
+            path
+        }
+        None => rest,
+    };
+    if path.is_empty() {
+        return Err(Error::invalid("the file URL has no path: write file:///PATH"));
+    }
+    if let Some(c) = path.chars().find(|c| matches!(c, '?' | '#')) {
+        return Err(Error::invalid(format!(
+            "a file URL has no {}: write %{:02X} for {c:?}",
+            if c == '?' { "query" } else { "fragment" },
+            u32::from(c)
+        )));
+    }
+    decode_percent(path).map(|bytes| OsString::from_vec(bytes).into())
+}
+
+fn decode_percent(text: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte != b'%' {
+            bytes.push(byte);
+            rest = tail;
+            continue;
+        }
+        let digit = |at: usize| {
+            tail.get(at)
+                .and_then(|b| char::from(*b).to_digit(16))
+                .and_then(|d| u8::try_from(d).ok())
+        };
+        match (digit(0), digit(1)) {
+            (Some(0), Some(0)) => return Err(Error::invalid("a path holds no zero byte")),
+            (Some(high), Some(low)) => bytes.push((high << 4) | low),
+            _ => {
+                return Err(Error::invalid(
+                    "two hexadecimal digits follow a % in a URL; write %25 for a % itself",
+                )
+                .with("path", text));
+            }
+        }
+        rest = &tail[2..];
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    fn path(url: &str) -> Vec<u8> {
+        let Location::Path(path) = Location::parse(url).unwrap() else {
+            panic!("{url} is no path")
+        };
+        path.as_os_str().as_bytes().to_vec()
+    }
+
+    fn refused(url: &str) -> Error {
+        Location::parse(url).unwrap_err()
+    }
+
+    #[test]
+    fn paths_are_taken_as_they_are() {
+        for plain in ["/a", "a/b", "./s3://x", "a b%20c", "c:/x", "files:x", "~", "9x://y"] {
+            assert_eq!(path(plain), plain.as_bytes());
+        }
+    }
+
+    #[test]
+    fn file_urls_are_decoded_once_and_by_bytes() {
+        assert_eq!(path("file:///srv/backups"), b"/srv/backups");
+        assert_eq!(path("FILE://localhost/srv/x"), b"/srv/x");
+        assert_eq!(path("file:/srv/x"), b"/srv/x");
+        assert_eq!(path("file:///a%20b%2525/%C3%A4%ff+c"), b"/a b%25/\xc3\xa4\xff+c");
+        assert_eq!(path("file:///%2e%2E/x"), b"/../x");
+        assert_eq!(path("file:///ä"), "/ä".as_bytes());
+    }
+
+    #[test]
+    fn what_is_no_file_url_is_refused() {
+        for bad in [
+            "",
+            "a\0b",
+            "file://",
+            "file://srv/backups",
+            "file:///a%",
+            "file:///a%2",
+            "file:///a%zz",
+            "memory://x",
+            "file:///a%00b",
+            "file:///a?b",
+            "file:///a#b",
+            "file:///%é",
+        ] {
+            assert_eq!(refused(bad).reason(), Reason::InvalidArgument, "{bad:?}");
+        }
+        assert!(refused("file:///a?b").message().contains("%3F"));
+    }
+
+    #[test]
+    fn memory_is_known() {
+        assert_eq!(Location::parse("memory://").unwrap(), Location::Memory);
+    }
+
+    #[test]
+    fn other_schemes_are_named_and_their_secrets_are_not() {
+        let e = refused("S3://key:hunter2@bucket/x");
+        assert_eq!(e.reason(), Reason::Unsupported);
+        assert!(e.message().contains("s3://") && e.message().contains("file:///PATH"), "{e}");
+        assert!(!format!("{e:?}").contains("hunter2"));
+    }
+}
