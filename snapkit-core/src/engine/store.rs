@@ -97,11 +97,13 @@ pub(crate) struct StoredStream {
 pub(crate) async fn store_stream(
     cx: &Context,
     writer: &mut Writer,
-    mut body: ByteStream,
+    body: ByteStream,
     chunking: Chunking,
     size: Option<u64>,
     stats: &mut StoreStats,
 ) -> Result<Result<StoredStream>> {
+    // A stream must not be asked again after its end.
+    let mut body = body.fuse();
     let shared = Arc::clone(writer.shared());
     let mut cutter = Cutter::new(shared.chunk_key.clone(), chunking, size);
     let mut list = ListBuilder::default();
@@ -154,7 +156,7 @@ pub(crate) async fn store_stream(
 }
 
 /// The next pieces of a stream, until there is enough to cut; none at its end.
-async fn read_some(cx: &Context, body: &mut ByteStream) -> Result<Vec<Bytes>> {
+async fn read_some(cx: &Context, body: &mut stream::Fuse<ByteStream>) -> Result<Vec<Bytes>> {
     let mut pieces = Vec::new();
     let mut len = 0;
     while len < CUT_AT_ONCE {
