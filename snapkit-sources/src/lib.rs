@@ -1,1 +1,121 @@
-//! The sources of snapkit.
+//! The sources of snapkit, one feature each: `files` and `sqlite`, both on by default.
+//!
+//! With both, databases among files are captured through SQLite: consistent whoever writes to them,
+//! and without a plain open, which would drop the locks that an embedding program holds on them.
+
+use snapkit_core::registry::Registry;
+#[cfg(feature = "files")]
+pub use snapkit_source_files as files;
+#[cfg(feature = "sqlite")]
+pub use snapkit_source_sqlite as sqlite;
+
+/// Teach a registry the kinds of all sources that this crate was built with.
+#[cfg_attr(
+    not(any(feature = "files", feature = "sqlite")),
+    expect(unused_variables, reason = "there is nothing to teach")
+)]
+pub fn register_all(registry: &mut Registry) {
+    #[cfg(all(feature = "files", feature = "sqlite"))]
+    files::register(registry, Some(databases::reader()));
+    #[cfg(all(feature = "files", not(feature = "sqlite")))]
+    files::register(registry, None);
+    #[cfg(feature = "sqlite")]
+    sqlite::register(registry);
+}
+
+/// Where the source of files meets the one that reads databases.
+#[cfg(all(feature = "files", feature = "sqlite"))]
+mod databases {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use snapkit_core::Result;
+    use snapkit_core::context::Context;
+
+    use crate::files::{DatabaseImage, DatabaseReader};
+    use crate::sqlite::ImageReader;
+
+    /// Reads the databases among files.
+    pub(crate) fn reader() -> Arc<dyn DatabaseReader> {
+        Arc::new(Images(ImageReader::default()))
+    }
+
+    #[derive(Debug)]
+    struct Images(ImageReader);
+
+    #[async_trait]
+    impl DatabaseReader for Images {
+        async fn read(&self, cx: &Context, path: &Path) -> Result<Option<DatabaseImage>> {
+            let image = self.0.image(cx, path).await?;
+            Ok(image.map(|image| DatabaseImage { size: image.size, body: image.body }))
+        }
+    }
+}
+
+#[cfg(all(test, feature = "files", feature = "sqlite"))]
+mod tests {
+    use futures_util::TryStreamExt as _;
+    use rusqlite::Connection;
+    use snapkit_core::artifact::{Body, SourceName};
+    use snapkit_core::context::Context;
+    use snapkit_core::tree::{Content, EntryKind, TreeItem};
+
+    use super::*;
+
+    #[test]
+    fn all_kinds_are_known() {
+        let mut registry = Registry::new();
+        register_all(&mut registry);
+        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "sqlite"]);
+    }
+
+    /// What is committed but not yet in the database file is captured with the files.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn databases_among_files_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let host = Connection::open(dir.path().join("data/app.db")).unwrap();
+        host.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x);
+             WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i WHERE x < 20000)
+             INSERT INTO t SELECT randomblob(100) FROM i",
+        )
+        .unwrap();
+        let (cx, name) = (Context::system(), SourceName::new("all").unwrap());
+        let mut registry = Registry::new();
+        register_all(&mut registry);
+        let settings = serde_json::json!({ "paths": [dir.path().join("data")] });
+        let source = registry.build("files", name, settings).unwrap();
+        let mut capture = source.capture(&cx, None).await.unwrap();
+        capture.freeze(&cx).await.unwrap();
+        capture.thaw(&cx).await.unwrap();
+        let meta = capture.next(&cx).await.unwrap().unwrap();
+        let Body::Tree(mut tree) = capture.open(&cx, &meta.name).await.unwrap() else { panic!() };
+        let mut files = Vec::new();
+        while let Some(batch) = tree.next_batch(&cx).await.unwrap() {
+            for item in batch {
+                match item {
+                    TreeItem::Entry(e, c) if matches!(e.kind, EntryKind::File { .. }) => {
+                        files.push((e, c));
+                    }
+                    TreeItem::Entry(..) => {}
+                    TreeItem::Problem(path, e) => panic!("{path} {e:?}"),
+                }
+            }
+        }
+        assert_eq!(files.len(), 1, "the log is no file of its own: {files:?}");
+        assert!(matches!(files[0].1, Content::Deferred));
+        let pieces: Vec<_> =
+            tree.open(&cx, &files[0].0).await.unwrap().body.try_collect().await.unwrap();
+        drop(tree);
+        capture.finish(&cx).await.unwrap();
+        let copy = dir.path().join("copy.db");
+        std::fs::write(&copy, pieces.concat()).unwrap();
+        let rows: i64 = Connection::open(&copy)
+            .unwrap()
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 20_000);
+    }
+}

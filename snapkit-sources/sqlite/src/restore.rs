@@ -1,0 +1,361 @@
+//! A restore: staged beside the target, examined there, and only then made visible.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use rustix::fs::Access as May;
+use snapkit_core::artifact::{ArtifactMeta, Body, ByteStream};
+use snapkit_core::context::Context;
+use snapkit_core::error::IoContext as _;
+use snapkit_core::facts::{Difference, Facts, Standing};
+use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
+use snapkit_core::{Error, Reason, Result};
+
+use crate::aside::{Recovery, hidden_beside, install, put_back};
+use crate::client::{Access, Client, Job, work};
+use crate::config::SqliteConfig;
+use crate::error::{busy, shown};
+use crate::facts::gather;
+use crate::holders::{beside, holders};
+use crate::integrity::{Examination, examine, examine_file};
+use crate::live::{Outcome, replace};
+use crate::pages::{HEADER, PageDigest, page_size_of};
+use crate::pin::Pin;
+use crate::scratch::{Draft, require_space};
+use crate::undo;
+
+/// How much is gathered before it is written.
+const WRITE_SIZE: usize = 1 << 20;
+
+/// A restore of one database.
+#[derive(Debug)]
+pub(crate) struct SqliteRestore {
+    plan: Plan,
+    staged: Option<(Draft, ArtifactMeta)>,
+}
+
+/// What was asked for, resolved.
+#[derive(Clone, Debug)]
+struct Plan {
+    target: PathBuf,
+    patience: Duration,
+    overwrite: bool,
+    recovery: Option<PathBuf>,
+    read_back: bool,
+    pages: Option<String>,
+}
+
+impl SqliteRestore {
+    /// Examine the target.
+    pub(crate) async fn prepare(
+        cx: &Context,
+        config: &SqliteConfig,
+        request: &RestoreRequest,
+    ) -> Result<Self> {
+        let name = config.path.file_name().unwrap_or_default();
+        let target = match &request.target {
+            Target::Original => config.path.clone(),
+            Target::Directory(dir) => std::path::absolute(dir)
+                .doing(|| format!("not a usable path: {}", shown(dir)))?
+                .join(name),
+            Target::Url(url) => {
+                return Err(Error::invalid(
+                    "a SQLite database is restored to a file, not to a URL",
+                )
+                .with("target", url));
+            }
+        };
+        let size = request.record.artifacts.first().map_or(0, |a| a.content.bytes());
+        let pages = request.record.facts.0.get("pages").filter(|f| f.standing == Standing::Pinned);
+        let plan = Plan {
+            target,
+            patience: config.busy_timeout,
+            overwrite: request.overwrite,
+            recovery: request.recovery.clone(),
+            read_back: request.read_back,
+            pages: pages.map(|f| f.value.to_string()),
+        };
+        let plan = work(cx, move |_| plan.examined(size)).await?;
+        Ok(Self { plan, staged: None })
+    }
+}
+
+impl Plan {
+    /// See whether the target can take a database of `size` bytes, and follow it if it is a link.
+    fn examined(mut self, size: u64) -> Result<Self> {
+        let found = std::fs::symlink_metadata(&self.target);
+        if found.as_ref().is_ok_and(|m| m.file_type().is_symlink()) {
+            self.target = std::fs::canonicalize(&self.target).map_err(|e| {
+                Error::invalid("the target is a symbolic link that leads nowhere; remove it")
+                    .with("path", shown(&self.target))
+                    .caused_by(e)
+            })?;
+        }
+        let dir = self.target.parent().unwrap_or(Path::new("/"));
+        may(
+            dir,
+            May::WRITE_OK | May::EXEC_OK,
+            "the directory of the target may not be written to",
+        )?;
+        let old = match std::fs::metadata(&self.target) {
+            Ok(meta) => Some(meta),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => {
+                return Err(
+                    Error::io("cannot examine the target", e).with("path", shown(&self.target))
+                );
+            }
+        };
+        let Some(old) = old else {
+            require_space(dir, size, "the restored database")?;
+            return Ok(self);
+        };
+        if !self.overwrite {
+            return Err(self.not_empty());
+        }
+        if !old.is_file() {
+            return Err(Error::invalid("the target is no file").with("path", shown(&self.target)));
+        }
+        may(&self.target, May::READ_OK | May::WRITE_OK, "the target may not be written to")?;
+        // Staging, the journal or log of the replacement, its growth, and the copy of the old state.
+        let log = std::fs::metadata(beside(&self.target, "-wal")).map_or(0, |m| m.len());
+        let old = old.len().saturating_add(log);
+        let need = size.saturating_add(size.max(old)).saturating_add(size.saturating_sub(old));
+        let recovery = self.recovery.as_deref().unwrap_or(dir);
+        require_space(recovery, old, "a copy of the old state")?;
+        require_space(dir, need, "replacing the database")?;
+        Ok(self)
+    }
+
+    fn not_empty(&self) -> Error {
+        Error::new(Reason::TargetNotEmpty, "there is a file already")
+            .with("path", shown(&self.target))
+    }
+
+    /// Make the staged database visible.
+    fn place(&self, staged: Draft, meta: &ArtifactMeta, job: &Job) -> Result<RestoreReport> {
+        let mut report = RestoreReport::default();
+        let mut recovery = Recovery::new(self.recovery.clone(), self.target.clone());
+        if std::fs::symlink_metadata(&self.target).is_ok() {
+            if !self.overwrite {
+                return Err(self.not_empty());
+            }
+            match replace(staged.path(), &self.target, self.patience, &mut recovery, job)? {
+                Outcome::Replaced { kept, page_size_changed_in_wal, problems } => {
+                    report.problems = problems;
+                    report.notes.push(format!("the old content was copied to {}", shown(&kept)));
+                    report.undo = undo::by_copy(&self.target, &kept, page_size_changed_in_wal);
+                    return Ok(report);
+                }
+                Outcome::Unreadable(why) => {
+                    if !holders(&self.target).is_empty() {
+                        return Err(busy("cannot replace the file", &self.target));
+                    }
+                    report.notes.push(format!("what was there cannot be read: {}", why.chain()));
+                }
+            }
+        }
+        job.check()?;
+        // What lies beside a missing database would be replayed into the restored one.
+        let moved = recovery.take(job.cx())?;
+        match install(staged, &self.target, meta) {
+            Ok(problems) => report.problems = problems,
+            Err(e) => {
+                put_back(&moved);
+                return Err(e);
+            }
+        }
+        if !moved.is_empty() {
+            let moves = moved
+                .iter()
+                .map(|(from, to)| format!("{} was moved to {}", shown(from), shown(to)));
+            report.notes.extend(moves);
+            report.undo = undo::by_moving(&self.target, &moved);
+        }
+        Ok(report)
+    }
+}
+
+fn may(path: &Path, access: May, what: &str) -> Result<()> {
+    rustix::fs::access(path, access)
+        .map_err(|e| Error::io(what, std::io::Error::from(e)).with("path", shown(path)))
+}
+
+/// A staging file on its way.
+struct Staging {
+    draft: Draft,
+    file: std::fs::File,
+    digest: Digesting,
+    len: u64,
+}
+
+/// The digest needs the page size, which the header tells.
+enum Digesting {
+    Header(Vec<u8>),
+    Pages(Box<PageDigest>),
+    NoDatabase,
+}
+
+impl Staging {
+    fn write(&mut self, pieces: &[Bytes]) -> Result<()> {
+        use std::io::Write as _;
+        for piece in pieces {
+            self.file
+                .write_all(piece)
+                .doing(|| format!("cannot write {}", shown(self.draft.path())))?;
+            self.len += piece.len() as u64;
+            self.digest.take_in(piece);
+        }
+        Ok(())
+    }
+}
+
+impl Digesting {
+    fn take_in(&mut self, piece: &[u8]) {
+        match self {
+            Self::Pages(digest) => digest.update(piece),
+            Self::NoDatabase => {}
+            Self::Header(start) => {
+                start.extend_from_slice(piece);
+                if start.len() < HEADER {
+                    return;
+                }
+                *self = page_size_of(start).map_or(Self::NoDatabase, |page_size| {
+                    let mut digest = Box::new(PageDigest::new(page_size));
+                    digest.update(start);
+                    Self::Pages(digest)
+                });
+            }
+        }
+    }
+
+    fn finish(&self) -> Option<String> {
+        match self {
+            Self::Pages(digest) => Some(digest.finish()),
+            Self::Header(_) | Self::NoDatabase => None,
+        }
+    }
+}
+
+fn not_a_database() -> Error {
+    Error::corrupt("what is to be restored is not a SQLite database")
+}
+
+/// Write a body to a new file of our own: the file, its length, and its page digest if it begins like
+/// a database.
+pub(crate) async fn stage(
+    cx: &Context,
+    path: PathBuf,
+    mut body: ByteStream,
+) -> Result<(Draft, u64, Option<String>)> {
+    let mut staging = work(cx, move |_| {
+        let (draft, file) = Draft::create(path)?;
+        Ok(Staging { draft, file, digest: Digesting::Header(Vec::new()), len: 0 })
+    })
+    .await?;
+    let mut ended = false;
+    while !ended {
+        let mut pieces = Vec::new();
+        let mut gathered = 0;
+        while gathered < WRITE_SIZE && !ended {
+            match cx.run(async { body.next().await.transpose() }).await? {
+                Some(piece) => {
+                    gathered += piece.len();
+                    pieces.push(piece);
+                }
+                None => ended = true,
+            }
+        }
+        staging = work(cx, move |_| staging.write(&pieces).map(|()| staging)).await?;
+    }
+    work(cx, move |_| {
+        staging
+            .file
+            .sync_all()
+            .doing(|| format!("cannot write {}", shown(staging.draft.path())))?;
+        Ok((staging.draft, staging.len, staging.digest.finish()))
+    })
+    .await
+}
+
+#[async_trait]
+impl Restore for SqliteRestore {
+    async fn put(&mut self, cx: &Context, meta: &ArtifactMeta, body: Body) -> Result<()> {
+        if self.staged.is_some() {
+            return Err(
+                Error::invalid("a SQLite source has one artifact").with("artifact", &meta.name)
+            );
+        }
+        let body = body.into_bytes()?;
+        let path = hidden_beside(&self.plan.target, "snapkit", cx)?;
+        let (draft, len, pages) = stage(cx, path, body).await?;
+        let expected = self.plan.pages.clone();
+        let draft = work(cx, move |job| {
+            let Some(pages) = pages else { return Err(not_a_database()) };
+            if expected.is_some_and(|expected| expected != pages) {
+                return Err(Error::corrupt("what is to be restored is not what was captured"));
+            }
+            let (_, found) = examine_file(draft.path(), len, job)?;
+            found.require_sound("what is to be restored")?;
+            Ok(draft)
+        })
+        .await
+        .map_err(|e| e.with("target", shown(&self.plan.target)))?;
+        self.staged = Some((draft, meta.clone()));
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
+        let (draft, meta) =
+            self.staged.take().ok_or_else(|| Error::invalid("nothing was put to be restored"))?;
+        let plan = self.plan.clone();
+        let mut report = work(cx, move |job| plan.place(draft, &meta, job)).await?;
+        if self.plan.read_back {
+            let plan = self.plan.clone();
+            match work(cx, move |job| examine_target(&plan, job)).await {
+                Ok((facts, found)) => {
+                    report.facts = facts;
+                    report.differences = found.damage.into_iter().map(difference).collect();
+                    report.notes.extend(found.remarks);
+                }
+                // The restore is done, and how to undo it must be told.
+                Err(e) => report.problems.push(format!("it could not be read back: {}", e.chain())),
+            }
+        }
+        report.problem_count = report.problems.len() as u64;
+        Ok(report)
+    }
+
+    async fn abort(mut self: Box<Self>, cx: &Context) -> Result<()> {
+        let staged = self.staged.take();
+        cx.blocking(move || {
+            drop(staged);
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn difference(line: String) -> Difference {
+    Difference { fact: "integrity".to_owned(), expected: "ok".to_owned(), found: line }
+}
+
+/// Open the target anew and look at all of it.
+fn examine_target(plan: &Plan, job: &Job) -> Result<(Facts, Examination)> {
+    let client = Client::open(&plan.target, Access::Source, plan.patience, job)?;
+    let pin = Arc::new(Pin::take(client, job)?);
+    let facts = observe(&pin, job)?;
+    let found = pin.ask(job, |client| examine(client, job))?;
+    pin.release();
+    Ok((facts, found))
+}
+
+/// Facts of a pinned live database, its pages included.
+pub(crate) fn observe(pin: &Arc<Pin>, job: &Job) -> Result<Facts> {
+    pin.digest(job)?;
+    gather(pin, job, Standing::Observed, None)
+}
