@@ -1,0 +1,29 @@
+//! How errors of the operating system become snapkit's, with the place where they happened.
+
+use rustix::io::Errno;
+use snapkit_core::error::{Error, Reason};
+use snapkit_core::tree::escape;
+
+/// A path of a tree as an absolute path, for people.
+pub(crate) fn show(path: &[u8]) -> String {
+    format!("/{}", escape(path))
+}
+
+/// An error of the operating system at a place of the tree.
+pub(crate) fn at(what: &str, path: &[u8], errno: Errno) -> Error {
+    Error::io(format!("cannot {what}"), errno.into()).with("path", show(path))
+}
+
+/// A file that kept changing while it was read.
+pub(crate) fn changed(path: &[u8]) -> Error {
+    Error::new(
+        Reason::SourceChanged,
+        "the file changed while it was read; run it again when it is quiet",
+    )
+    .with("path", show(path))
+}
+
+/// A file that was there when its directory was listed, and is gone.
+pub(crate) fn vanished(path: &[u8]) -> Error {
+    Error::new(Reason::NotFound, "the file vanished").with("path", show(path))
+}

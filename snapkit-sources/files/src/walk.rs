@@ -1,0 +1,528 @@
+//! The walk: from the roots down, in the order of entries, by directory handles.
+//!
+//! No regular file is opened, except the ignore files. The names of a directory are read and sorted
+//! as a whole, so the memory needed is that of the largest directories on the way down. A directory
+//! that cannot be listed is a problem in place of its entry.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
+use snapkit_core::context::Context;
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::tree::{Content, EntryKind, EntryPath, TreeEntry, TreeItem};
+
+use crate::attributes::{self, Identity, XattrReader};
+use crate::dirs;
+use crate::names::{Kind, Names};
+use crate::pattern::Ignore;
+use crate::plan::{Databases, Plan};
+use crate::{database, error, ignore};
+
+/// How many directories on the way down are open at once.
+const OPEN: usize = 32;
+
+/// How many items, and how many bytes of them, a batch holds at most.
+const BATCH_ITEMS: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A walk under way.
+#[derive(Debug)]
+pub(crate) struct Walker {
+    plan: Arc<Plan>,
+    stack: Vec<Frame>,
+    /// The directory that the walk is in.
+    path: Vec<u8>,
+    /// First names of files that have others, which may still come.
+    links: HashMap<Identity, Link>,
+    xattrs: XattrReader,
+    out: Vec<TreeItem>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Link {
+    first: EntryPath,
+    left: u64,
+}
+
+/// A directory on the way down.
+#[derive(Debug)]
+struct Frame {
+    dir: Option<Arc<OwnedFd>>,
+    identity: Identity,
+    /// Length of the path of its parent.
+    parent_len: usize,
+    names: Names,
+    next: usize,
+    /// Whether there are roots below it.
+    leads: bool,
+    rules: Inherited,
+    /// An entry that is only given out if something in it is.
+    held: Option<TreeEntry>,
+    ignore_problem: Option<Error>,
+}
+
+/// What holds for everything in a directory.
+#[derive(Clone, Debug, Default)]
+struct Inherited {
+    /// Whether it lies in a root.
+    inside: bool,
+    /// Whether everything in it is looked at, not only what leads to roots.
+    open: bool,
+    /// Where paths below the root begin.
+    root: usize,
+    /// The root's device.
+    device: u64,
+    /// Whether a pattern asked for it, or none is needed.
+    included: bool,
+    ignore: Option<Arc<Ignore>>,
+}
+
+impl Walker {
+    pub(crate) fn new(cx: &Context, plan: Arc<Plan>) -> Result<Self> {
+        let base = Arc::clone(plan.dirs.base());
+        let stat = rustix::fs::fstat(&*base).map_err(|e| error::at("examine", b"", e))?;
+        let everything = plan.roots.everything();
+        let names = if everything {
+            let mut names = Names::read(cx, &*base, b"")?;
+            names.add(&plan.roots.leads(b""));
+            names
+        } else {
+            Names::from_sorted(&plan.roots.leads(b""))
+        };
+        let rules = Inherited {
+            inside: everything,
+            open: everything,
+            root: 0,
+            device: attributes::identity(&stat).0,
+            included: !plan.filter.selects(),
+            ignore: None,
+        };
+        let mut frame = Frame {
+            dir: Some(base),
+            identity: attributes::identity(&stat),
+            parent_len: 0,
+            names,
+            next: 0,
+            leads: true,
+            rules,
+            held: None,
+            ignore_problem: None,
+        };
+        if everything {
+            read_ignore_file(&plan, &mut frame, b"");
+        }
+        Ok(Self {
+            plan,
+            stack: vec![frame],
+            path: Vec::new(),
+            links: HashMap::new(),
+            xattrs: XattrReader::new(),
+            out: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    /// The next items; none at the end.
+    pub(crate) fn batch(&mut self, cx: &Context) -> Result<Vec<TreeItem>> {
+        self.bytes = 0;
+        let mut steps = 0u32;
+        while self.out.len() < BATCH_ITEMS && self.bytes < BATCH_BYTES && !self.stack.is_empty() {
+            steps += 1;
+            if steps.is_multiple_of(4096) {
+                cx.check()?;
+            }
+            self.step(cx)?;
+        }
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    /// Look at the next name, or leave the directory.
+    fn step(&mut self, cx: &Context) -> Result<()> {
+        let Some(frame) = self.stack.last_mut() else { return Ok(()) };
+        let Some((name, kind)) = frame.names.get(frame.next) else {
+            self.path.truncate(frame.parent_len);
+            self.stack.pop();
+            return self.reopen();
+        };
+        frame.next += 1;
+        let Some(dir) = frame.dir.clone() else { return Ok(()) };
+        let joined = if self.path.is_empty() {
+            name.to_vec()
+        } else {
+            [&self.path, &b"/"[..], name].concat()
+        };
+        // Names that do not fit are refused when the directory is entered.
+        let path = EntryPath::new(joined)?;
+        let name = path.file_name();
+        if name == ignore::NAME
+            && let Some(problem) = frame.ignore_problem.take()
+        {
+            self.problem(path, problem);
+            return Ok(());
+        }
+        if self.plan.hidden.contains(&path) {
+            return Ok(());
+        }
+        let is_root = frame.leads && self.plan.roots.contains(&path);
+        let leads_on = frame.leads && self.plan.roots.leads_on(&path);
+        if frame.rules.inside
+            && !is_root
+            && self.plan.databases != Databases::Plain
+            && database::is_sidecar(name, &frame.names, &dir, |n| self.plan.filter.is_database(n))
+        {
+            return Ok(());
+        }
+        // The directory often knows what is a directory, so that what is left out costs nothing.
+        let mut stat = None;
+        if !frame.rules.inside || is_root || leads_on || kind == Kind::Unknown {
+            match rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(s) => stat = Some(s),
+                Err(e) => {
+                    self.missing(path, is_root, e);
+                    return Ok(());
+                }
+            }
+        }
+        let is_directory = match &stat {
+            Some(s) => attributes::file_type(s) == FileType::Directory,
+            None => kind == Kind::Directory,
+        };
+        let mut rules = frame.rules.clone();
+        if is_root {
+            rules.root = path.as_bytes().len() + 1;
+            rules.included = !self.plan.filter.selects();
+            if !rules.inside {
+                rules.ignore = None;
+            }
+            rules.inside = true;
+            rules.open = true;
+        } else if rules.inside {
+            let bytes = path.as_bytes();
+            let filter = &self.plan.filter;
+            if filter.excluded(bytes, rules.root, rules.ignore.as_ref(), is_directory) {
+                if !(leads_on && is_directory) {
+                    return Ok(());
+                }
+                rules.open = false;
+            }
+            if !rules.included {
+                rules.included = filter.included(bytes, rules.root, is_directory);
+                if !rules.included && !is_directory {
+                    return Ok(());
+                }
+            }
+        }
+        let stat = match stat {
+            Some(stat) => stat,
+            None => match rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(e) => {
+                    self.missing(path, is_root, e);
+                    return Ok(());
+                }
+            },
+        };
+        if is_root {
+            rules.device = attributes::identity(&stat).0;
+        }
+        if attributes::file_type(&stat) == FileType::Directory {
+            self.directory(cx, &dir, path, &stat, rules, is_root)
+        } else if rules.inside {
+            self.leaf(&dir, path, &stat);
+            Ok(())
+        } else {
+            let e = Error::new(Reason::SourceMissing, "what leads to this is not a directory");
+            self.problem(path, e);
+            Ok(())
+        }
+    }
+
+    /// Something that a directory or the configuration named, and that cannot be examined.
+    fn missing(&mut self, path: EntryPath, is_root: bool, errno: Errno) {
+        let named = is_root || self.plan.roots.leads_on(&path);
+        match errno {
+            Errno::NOENT if named => {
+                let e = Error::new(Reason::SourceMissing, "what was to be captured is gone")
+                    .with("path", error::show(path.as_bytes()));
+                self.problem(path, e);
+            }
+            // It vanished between listing and looking.
+            Errno::NOENT => {}
+            e => {
+                let e = error::at("examine", path.as_bytes(), e);
+                self.problem(path, e);
+            }
+        }
+    }
+
+    fn directory(
+        &mut self,
+        cx: &Context,
+        parent: &OwnedFd,
+        path: EntryPath,
+        stat: &Stat,
+        rules: Inherited,
+        is_root: bool,
+    ) -> Result<()> {
+        let elsewhere = self.plan.one_file_system
+            && rules.inside
+            && attributes::identity(stat).0 != rules.device;
+        let listed = rules.open && !elsewhere;
+        let entered = if listed {
+            self.list(cx, parent, &path)
+        } else {
+            dirs::enter(parent, path.file_name())
+                .map(|dir| {
+                    let leads = self.plan.roots.leads(path.as_bytes());
+                    (dir, Names::from_sorted(&leads))
+                })
+                .map_err(|e| (e, error::at("enter the directory", path.as_bytes(), e)))
+        };
+        let (dir, names) = match entered {
+            Ok(entered) => entered,
+            Err((errno, error)) => {
+                match errno {
+                    Errno::NOENT => self.missing(path, is_root, errno),
+                    // A link or a file stands there now.
+                    Errno::NOTDIR | Errno::LOOP => {
+                        let e = error::changed(path.as_bytes());
+                        self.problem(path, e);
+                    }
+                    _ if error.is_cancelled() => return Err(error),
+                    _ => self.problem(path, error),
+                }
+                return Ok(());
+            }
+        };
+        let stat = rustix::fs::fstat(&dir).unwrap_or(*stat);
+        let mut entry = attributes::entry(path, EntryKind::Directory, &stat);
+        let place = entry.path.as_bytes();
+        let mut examined = true;
+        let xattrs = if listed {
+            self.xattrs.of_file(&dir, place)
+        } else {
+            self.xattrs.of_name(&dir, b".", place)
+        };
+        match xattrs {
+            Ok(xattrs) => entry.xattrs = xattrs,
+            Err(_) if !rules.inside => {}
+            Err(e) => {
+                examined = false;
+                self.problem(entry.path.clone(), e);
+            }
+        }
+        entry.ancestor = !rules.inside;
+        let path = entry.path.as_bytes().to_vec();
+        let leads = self.plan.roots.leads_on(&entry.path);
+        let mut frame = Frame {
+            dir: Some(Arc::new(dir)),
+            identity: attributes::identity(&stat),
+            parent_len: self.path.len(),
+            names,
+            next: 0,
+            leads,
+            rules,
+            held: None,
+            ignore_problem: None,
+        };
+        if listed {
+            read_ignore_file(&self.plan, &mut frame, &path);
+        }
+        if examined {
+            if frame.rules.included || is_root || entry.ancestor {
+                self.give(TreeItem::Entry(entry, Content::None));
+            } else {
+                frame.held = Some(entry);
+            }
+        }
+        self.path = path;
+        self.stack.push(frame);
+        // Too deep for all to stay open: those far above are opened again on the way back.
+        if let Some(above) = self.stack.len().checked_sub(OPEN + 1).filter(|i| *i > 0) {
+            self.stack[above].dir = None;
+        }
+        Ok(())
+    }
+
+    /// Open a directory and read its names, with those that lead to roots.
+    fn list(
+        &self,
+        cx: &Context,
+        parent: &OwnedFd,
+        path: &EntryPath,
+    ) -> Result<(OwnedFd, Names), (Errno, Error)> {
+        let place = path.as_bytes();
+        let dir = dirs::list(parent, path.file_name())
+            .map_err(|e| (e, error::at("open the directory", place, e)))?;
+        let mut names = Names::read(cx, &dir, place).map_err(|e| (Errno::IO, e))?;
+        names.add(&self.plan.roots.leads(place));
+        let deepest = path.components().count() >= 1024 && !names.is_empty();
+        if deepest
+            || place.len() + 1 + names.longest() > EntryPath::MAX_LEN
+            || names.longest() > 255
+        {
+            let e = Error::new(Reason::LimitExceeded, "a path in this directory is too long")
+                .with("path", error::show(place));
+            return Err((Errno::NAMETOOLONG, e));
+        }
+        Ok((dir, names))
+    }
+
+    /// Make sure that the directory to go on with is open.
+    fn reopen(&mut self) -> Result<()> {
+        let Some(frame) = self.stack.last_mut() else { return Ok(()) };
+        if frame.dir.is_some() {
+            return Ok(());
+        }
+        let same = |dir: &Arc<OwnedFd>| {
+            rustix::fs::fstat(&**dir).is_ok_and(|s| attributes::identity(&s) == frame.identity)
+        };
+        match self.plan.dirs.open(&self.path) {
+            Ok(dir) if same(&dir) => frame.dir = Some(dir),
+            // It was moved while the walk was deep in it: what is left of it is out of reach.
+            _ => {
+                if let Some((name, _)) = frame.names.get(frame.next) {
+                    let path = EntryPath::new([&self.path, &b"/"[..], name].concat())?;
+                    frame.next = frame.names.len();
+                    let e = Error::new(
+                        Reason::SourceChanged,
+                        "the directory was moved while it was walked; this and what follows in it is missing",
+                    )
+                    .with("path", error::show(path.as_bytes()));
+                    self.problem(path, e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Anything but a directory.
+    fn leaf(&mut self, dir: &OwnedFd, path: EntryPath, stat: &Stat) {
+        match self.examine(dir, &path, stat) {
+            Ok((entry, content)) => self.give(TreeItem::Entry(entry, content)),
+            Err(e) if e.reason() == Reason::NotFound => {}
+            Err(e) => self.problem(path, e),
+        }
+    }
+
+    fn examine(
+        &mut self,
+        dir: &OwnedFd,
+        path: &EntryPath,
+        stat: &Stat,
+    ) -> Result<(TreeEntry, Content)> {
+        let place = path.as_bytes();
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let kind = match attributes::file_type(stat) {
+            FileType::RegularFile => return self.file(dir, path, stat),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(dir, path.file_name(), Vec::new())
+                    .map_err(|e| error::at("read the symbolic link", place, e))?;
+                EntryKind::Symlink { target: target.into_bytes() }
+            }
+            FileType::Fifo => EntryKind::Fifo,
+            FileType::Socket => EntryKind::Socket,
+            FileType::CharacterDevice => EntryKind::CharDevice { major, minor },
+            FileType::BlockDevice => EntryKind::BlockDevice { major, minor },
+            _ => {
+                return Err(Error::new(Reason::Unsupported, "an unknown kind of file")
+                    .with("path", error::show(place)));
+            }
+        };
+        let mut entry = attributes::entry(path.clone(), kind, stat);
+        entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
+        Ok((entry, Content::None))
+    }
+
+    fn file(
+        &mut self,
+        dir: &OwnedFd,
+        path: &EntryPath,
+        stat: &Stat,
+    ) -> Result<(TreeEntry, Content)> {
+        let place = path.as_bytes();
+        let identity = attributes::identity(stat);
+        let several = attributes::links(stat) > 1;
+        if several && let Some(link) = self.links.get_mut(&identity) {
+            let kind = EntryKind::HardLink { target: link.first.clone() };
+            link.left = link.left.saturating_sub(1);
+            if link.left == 0 {
+                self.links.remove(&identity);
+            }
+            return Ok((attributes::entry(path.clone(), kind, stat), Content::None));
+        }
+        let size = attributes::size(stat);
+        let kind = EntryKind::File { size, extents: None };
+        let mut entry = attributes::entry(path.clone(), kind, stat);
+        if self.plan.databases != Databases::Plain && self.plan.filter.is_database(path.file_name())
+        {
+            if self.plan.databases == Databases::Refused {
+                return Err(Error::new(
+                    Reason::Unsupported,
+                    "by its name this is a database, and nothing that reads databases is at hand; \
+                     exclude it, or change `databases`",
+                )
+                .with("path", error::show(place)));
+            }
+            entry.ctime = database::ctime(dir, path.file_name(), stat);
+        }
+        entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
+        if several {
+            let left = attributes::links(stat).saturating_sub(1);
+            self.links.insert(identity, Link { first: path.clone(), left });
+            self.plan.note_linked(identity.1);
+        }
+        Ok((entry, if size > 0 { Content::Deferred } else { Content::None }))
+    }
+
+    fn problem(&mut self, path: EntryPath, error: Error) {
+        self.give(TreeItem::Problem(path, error));
+    }
+
+    /// Give an item out, after the directories that were held back until something in them is.
+    fn give(&mut self, item: TreeItem) {
+        for frame in &mut self.stack {
+            if let Some(entry) = frame.held.take() {
+                self.bytes += weight(&entry);
+                self.out.push(TreeItem::Entry(entry, Content::None));
+            }
+        }
+        self.bytes += match &item {
+            TreeItem::Entry(entry, _) => weight(entry),
+            TreeItem::Problem(path, _) => 256 + path.as_bytes().len(),
+        };
+        self.out.push(item);
+    }
+}
+
+/// About how much memory an entry takes.
+fn weight(entry: &TreeEntry) -> usize {
+    let extra = match &entry.kind {
+        EntryKind::Symlink { target } => target.len(),
+        EntryKind::HardLink { target } => target.as_bytes().len(),
+        _ => 0,
+    };
+    let xattrs: usize = entry.xattrs.iter().map(|(n, v)| 48 + n.len() + v.len()).sum();
+    size_of::<TreeItem>() + entry.path.as_bytes().len() + extra + xattrs
+}
+
+/// Read a directory's ignore file, if it has one and it counts.
+fn read_ignore_file(plan: &Plan, frame: &mut Frame, path: &[u8]) {
+    if !plan.filter.ignore_file || !frame.rules.inside || frame.names.find(ignore::NAME).is_none() {
+        return;
+    }
+    let Some(dir) = frame.dir.as_deref() else { return };
+    match ignore::read(dir, path) {
+        Ok(Some(rules)) => {
+            let from = if path.is_empty() { 0 } else { path.len() + 1 };
+            let above = frame.rules.ignore.take();
+            frame.rules.ignore = Some(Arc::new(Ignore { rules, from, above }));
+        }
+        Ok(None) => {}
+        Err(e) => frame.ignore_problem = Some(e),
+    }
+}
