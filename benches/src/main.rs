@@ -79,7 +79,7 @@ fn payload(random: &mut Seeded) -> String {
         "voucher", "warehouse", "returned", "invoice", "language", "newsletter", "platform", "mobile",
     ];
     let mut text = String::from("{");
-    for i in 0..6 {
+    for i in 0..9 {
         let word = WORDS[random.index(WORDS.len())];
         text.push_str(&format!("\"{word}_{i}\":\"{:016x}\",", random.next_u64()));
     }
@@ -101,7 +101,7 @@ fn database(file: &Path, rows: u64) -> rusqlite::Result<()> {
         let mut insert = tx.prepare("insert into orders values (?1, ?2, ?3, ?4)")?;
         for id in 0..rows {
             let customer = format!("customer-{:08}", random.below(rows / 4 + 1));
-            insert.execute(params![id, customer, random.below(100_000), payload(&mut random)])?;
+            insert.execute(params![id.cast_signed(), customer, random.below(100_000).cast_signed(), payload(&mut random)])?;
         }
     }
     tx.commit()?;
@@ -110,7 +110,8 @@ fn database(file: &Path, rows: u64) -> rusqlite::Result<()> {
 
 fn update(file: &Path, per_mille: f64, seed: u64) -> rusqlite::Result<()> {
     let mut db = Connection::open(file)?;
-    let rows: u64 = db.query_row("select max(id) + 1 from orders", [], |r| r.get(0))?;
+    let rows: i64 = db.query_row("select max(id) + 1 from orders", [], |r| r.get(0))?;
+    let rows = rows.cast_unsigned();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -121,7 +122,7 @@ fn update(file: &Path, per_mille: f64, seed: u64) -> rusqlite::Result<()> {
     let mut random = Seeded::new(seed);
     let tx = db.transaction()?;
     for _ in 0..count {
-        let (id, total) = (random.below(rows), random.below(100_000));
+        let (id, total) = (random.below(rows).cast_signed(), random.below(100_000).cast_signed());
         tx.execute(
             "update orders set total = ?2, payload = ?3 where id = ?1",
             params![id, total, payload(&mut random)],
