@@ -1,3 +1,32 @@
-//! The snapkit command line.
+//! The snapkit command line: parse, run, exit.
 
-fn main() {}
+mod app;
+mod args;
+mod commands;
+mod env;
+mod exit;
+mod format;
+mod key;
+mod location;
+mod output;
+mod paths;
+mod process;
+mod progress;
+mod prompt;
+mod snapshot;
+mod spec;
+mod stack;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    process::tame_allocator();
+    process::harden();
+    match args::EntryPoint::try_parse() {
+        Ok(entry) => process::run(entry),
+        Err(error) => output::usage(&error),
+    }
+}

@@ -3,6 +3,8 @@
 //! The victim is this test binary, started again: it captures a directory and a database into a local
 //! repository, and kills itself a random moment after the chosen phase has begun.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;

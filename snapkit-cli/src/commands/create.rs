@@ -1,0 +1,176 @@
+//! `snapkit create`: a snapshot of a stack, or of paths.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use snapkit_core::engine::{CreateOptions, CreateReport, Stack};
+use snapkit_core::error::{Error, IoContext as _, Result};
+use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
+
+use crate::app::App;
+use crate::exit::Exit;
+use crate::format::{count, micros, seconds, size};
+use crate::snapshot::{self, Full};
+use crate::stack::FULL;
+use crate::{paths, spec};
+
+/// How many problems are said; all that are recorded are in `snapkit show`.
+const PROBLEMS_SAID: usize = 20;
+
+/// Create a snapshot of a stack, or of paths
+///
+/// Prints the snapshot's id. Without PATH the sources of the stack file are captured together; with
+/// PATH these are, and of the stack file only the repository counts: files named *.db, *.sqlite,
+/// *.sqlite3 or *.db3 as databases, everything else as files. Exits with 3 if the snapshot lacks
+/// something.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Directories and files to capture instead of a stack
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Which set of the stack's sources [default: full, which is all]
+    #[arg(long, value_name = "NAME", conflicts_with = "paths")]
+    set: Option<String>,
+    /// A name for the snapshot
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// A key and a value to remember; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<String>,
+    /// Leave out what matches, with patterns as in .gitignore; may be given several times
+    #[arg(long, value_name = "GLOB", requires = "paths")]
+    exclude: Vec<String>,
+    /// The stack's name in the snapshot [default: paths]
+    #[arg(long, value_name = "NAME", requires = "paths")]
+    stack_name: Option<String>,
+    /// Read everything, even what looks unchanged
+    #[arg(long)]
+    read_all: bool,
+}
+
+/// The result, for `--json`.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    snapshot: Full<'a>,
+    seconds: f64,
+    warnings: &'a [String],
+}
+
+pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
+    let options = CreateOptions {
+        name: args.name.clone(),
+        tags: parse_tags(&args.tags)?,
+        read_all: args.read_all,
+        ..CreateOptions::default()
+    };
+    if let Some(name) = &args.name {
+        spec::check_name(name)?;
+    }
+    app.repository_url()?;
+    // Everything that is wrong with the stack shows before a repository is opened.
+    let stack = build_stack(app, &args)?;
+    let repository = app.open_repository().await?;
+    let report = app.with_progress(repository.create(&app.cx, &stack, &options)).await?;
+    tell(app, &report);
+    app.output.line(&report.snapshot.id);
+    app.output.document(&Document {
+        snapshot: Full::from(&report.snapshot),
+        seconds: report.seconds,
+        warnings: &report.warnings,
+    })?;
+    Ok(report.snapshot.verdict.into())
+}
+
+fn build_stack(app: &App, args: &CreateArgs) -> Result<Stack> {
+    let registry = app.registry();
+    let host = app.host()?;
+    if !args.paths.is_empty() {
+        let name = args.stack_name.as_deref();
+        return paths::stack(&registry, &args.paths, &args.exclude, name, host);
+    }
+    let Some(file) = &app.stack else {
+        return Err(Error::invalid(
+            "there is nothing to capture: name paths, or a stack file with --stack",
+        ));
+    };
+    // Sources take relative paths from the working directory, a stack file means them from its own
+    // place. Every other path was made absolute when the program started.
+    let directory = file.directory();
+    std::env::set_current_dir(directory)
+        .doing(|| format!("cannot enter the stack file's directory {}", directory.display()))?;
+    file.build(&registry, &app.env, args.set.as_deref().unwrap_or(FULL), host)
+}
+
+fn parse_tags(tags: &[String]) -> Result<BTreeMap<String, String>> {
+    tags.iter()
+        .map(|tag| match tag.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::invalid(format!("a tag is KEY=VALUE, not {tag:?}"))),
+        })
+        .collect()
+}
+
+fn tell(app: &App, report: &CreateReport) {
+    let Snapshot { stats, verdict, sources, cut_micros, .. } = &report.snapshot;
+    let output = &app.output;
+    output.note(format!(
+        "{}: {} in {}",
+        verdict.as_str(),
+        size(stats.bytes),
+        seconds(report.seconds)
+    ));
+    for source in sources {
+        output.note(format!("  {}", describe(source)));
+    }
+    output.note(format!(
+        "  read {}, {} new, {} stored",
+        size(stats.bytes_read),
+        size(stats.bytes_new),
+        size(stats.bytes_stored)
+    ));
+    if sources.len() > 1 {
+        output.note(format!("  the cut is {} wide", micros(*cut_micros)));
+    }
+    for warning in &report.warnings {
+        output.warn(warning);
+    }
+    tell_problems(app, &report.snapshot);
+}
+
+/// `app (sqlite): 1 artifact, 1.2 MiB`
+fn describe(source: &SourceRecord) -> String {
+    let bytes = source.artifacts.iter().map(|a| a.content.bytes()).sum();
+    let artifacts = count(source.artifacts.len() as u64, "artifact", "artifacts");
+    let entries: u64 =
+        source.artifacts.iter().filter_map(|a| snapshot::Artifact::from(a).entries).sum();
+    let mut text = format!("{} ({}): {artifacts}", source.name, source.kind);
+    if entries > 0 {
+        text.push_str(&format!(", {}", count(entries, "entry", "entries")));
+    }
+    text.push_str(&format!(", {}", size(bytes)));
+    if source.verdict != CaptureVerdict::Complete {
+        text.push_str(&format!(", {}", source.verdict.as_str()));
+    }
+    text
+}
+
+fn tell_problems(app: &App, snapshot: &Snapshot) {
+    let all = snapshot.sources.iter().flat_map(|s| s.problems.listed.iter().map(move |p| (s, p)));
+    for (source, problem) in all.take(PROBLEMS_SAID) {
+        if problem.place == source.name.as_str() {
+            app.output.warn(format!("{}: {}", source.name, problem.text));
+        } else {
+            app.output.warn(format!("{}: {}: {}", source.name, problem.place, problem.text));
+        }
+    }
+    let problems = snapshot::problem_count(snapshot);
+    if problems > 0 {
+        app.output.warn(format!(
+            "{} not captured; `snapkit show {}` lists them",
+            count(problems, "thing was", "things were"),
+            snapshot.id.short()
+        ));
+    }
+}

@@ -1,0 +1,78 @@
+//! `snapkit dump`: an artifact or a file to standard output.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::TryStreamExt as _;
+use snapkit_core::artifact::ByteStream;
+use snapkit_core::error::{Error, Result};
+
+use crate::app::App;
+use crate::args::ScopeArgs;
+use crate::exit::Exit;
+use crate::output;
+use crate::spec::Spec;
+
+/// Write an artifact or a file to standard output
+///
+/// Every byte is checked before it is written. With --json too, what is written is the content.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// An artifact, or a file in one that is a tree
+    #[arg(value_name = "SNAPSHOT:SOURCE/ARTIFACT[/PATH]")]
+    place: String,
+    #[command(flatten)]
+    scope: ScopeArgs,
+}
+
+pub(crate) async fn run(app: &App, args: DumpArgs) -> Result<Exit> {
+    let spec = Spec::parse(&args.place)?;
+    let scope = app.scope(&args.scope)?;
+    if spec.artifact.is_none() {
+        return Err(Error::invalid("an artifact must be named: SNAPSHOT:SOURCE/ARTIFACT[/PATH]")
+            .with("given", &args.place));
+    }
+    let cx = &app.cx;
+    let repository = app.open_repository().await?;
+    let ledger = app.ledger(&repository).await?;
+    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
+    let Some(source) = spec.source(snapshot)? else { return Ok(Exit::Done) };
+    let Some(artifact) = spec.artifact(source)? else { return Ok(Exit::Done) };
+    let content = match &spec.path {
+        Some(path) => repository.open_file(cx, artifact, path).await?,
+        None => repository.open_artifact(cx, artifact).await?.into_bytes().map_err(|_| {
+            Error::invalid("this artifact is a tree: name a file in it, or use `snapkit restore`")
+                .with("given", &args.place)
+        })?,
+    };
+    write(app, content).await?;
+    Ok(Exit::Done)
+}
+
+async fn write(app: &App, mut content: ByteStream) -> Result<()> {
+    let cx = &app.cx;
+    let mut is_safe = !output::stdout_is_terminal();
+    while let Some(piece) = cx.run(content.try_next()).await? {
+        if !is_safe && is_binary(&piece) {
+            return Err(Error::invalid("binary content is not written to a terminal: redirect it"));
+        }
+        is_safe = true;
+        // A reader that is slow must not keep a signal from being heard.
+        let output = Arc::clone(&app.output);
+        cx.run(cx.blocking(move || {
+            output.bytes(&piece);
+            Ok(())
+        }))
+        .await?;
+        if app.output.is_closed() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a terminal would take content for something else than text.
+fn is_binary(piece: &Bytes) -> bool {
+    piece.iter().any(|b| b.is_ascii_control() && !matches!(b, b'\n' | b'\r' | b'\t'))
+}

@@ -1,0 +1,104 @@
+//! `snapkit verify`: is the repository whole?
+
+use clap::Args;
+use snapkit_core::artifact::SourceName;
+use snapkit_core::engine::{Damage, VerifyOptions, VerifyReport};
+use snapkit_core::error::{Error, Result};
+
+use crate::app::App;
+use crate::args::ScopeArgs;
+use crate::exit::Exit;
+use crate::format::{count, seconds, size};
+use crate::spec::Spec;
+
+/// How much of what a damage has cost is said; all that is known is in `--json`.
+const LOST_SAID: usize = 10;
+
+/// Examine the repository for damage
+///
+/// Without arguments all snapshots are examined, and packs that none of them needs. Exits with 4 if
+/// anything is damaged.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Only these snapshots, or one source of them
+    #[arg(value_name = "SNAPSHOT[:SOURCE]")]
+    places: Vec<String>,
+    /// Read and check every byte, and ask the sources whether they would take it back
+    #[arg(long)]
+    read_data: bool,
+    #[command(flatten)]
+    scope: ScopeArgs,
+}
+
+pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
+    let specs = args.places.iter().map(|place| Spec::parse(place)).collect::<Result<Vec<_>>>()?;
+    let source = common_source(&specs)?;
+    let scope = app.scope(&args.scope)?;
+    let repository = app.open_repository().await?;
+    let mut options =
+        VerifyOptions { source, read_data: args.read_data, ..VerifyOptions::default() };
+    if !specs.is_empty() {
+        let ledger = app.ledger(&repository).await?;
+        for spec in &specs {
+            let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
+            spec.source(snapshot)?;
+            if !options.snapshots.contains(&snapshot.id) {
+                options.snapshots.push(snapshot.id.clone());
+            }
+        }
+    }
+    let registry = app.registry();
+    let report = app.with_progress(repository.verify(&app.cx, &registry, &options)).await?;
+    tell(app, &report);
+    app.output.document(&report)?;
+    Ok(if report.is_sound() { Exit::Done } else { Exit::Damage })
+}
+
+/// The source that all places name, or none.
+fn common_source(specs: &[Spec]) -> Result<Option<SourceName>> {
+    if let Some(spec) = specs.iter().find(|spec| spec.artifact.is_some()) {
+        return Err(Error::invalid("whole sources are verified: name no artifact")
+            .with("snapshot", &spec.snapshot));
+    }
+    let Some((first, rest)) = specs.split_first() else { return Ok(None) };
+    if rest.iter().all(|spec| spec.source == first.source) {
+        Ok(first.source.clone())
+    } else {
+        Err(Error::invalid("in one run either one and the same source is verified, or all of them"))
+    }
+}
+
+fn tell(app: &App, report: &VerifyReport) {
+    let output = &app.output;
+    for damage in &report.damage {
+        describe(damage).iter().for_each(|line| output.line(line));
+    }
+    for note in &report.notes {
+        output.note(format!("note: {note}"));
+    }
+    output.note(format!(
+        "examined {}, {}, {}; {} read in {}",
+        count(report.snapshots, "snapshot", "snapshots"),
+        count(report.chunks, "chunk", "chunks"),
+        count(report.packs, "pack", "packs"),
+        size(report.bytes_read),
+        seconds(report.seconds)
+    ));
+    let verdict = match (report.damage.len() as u64, report.read_data) {
+        (0, true) => "no damage: every byte was read and checked".to_owned(),
+        (0, false) => "no damage; contents were not read, `--read-data` does that".to_owned(),
+        (n, _) => format!("{} found", count(n, "damaged object", "damaged objects")),
+    };
+    output.note(verdict);
+}
+
+fn describe(damage: &Damage) -> Vec<String> {
+    let mut lines = vec![format!("damaged: {}: {}", damage.object, damage.what)];
+    let said = damage.lost.iter().take(LOST_SAID);
+    lines.extend(said.map(|lost| format!("  lost: {lost}")));
+    let unsaid = damage.lost_count.saturating_sub(damage.lost.len().min(LOST_SAID) as u64);
+    if unsaid > 0 {
+        lines.push(format!("  and {unsaid} more"));
+    }
+    lines
+}

@@ -1,0 +1,149 @@
+//! Where things are: the repository, and the directories of this program.
+
+use std::path::{Path, PathBuf};
+
+use snapkit_core::error::{Error, IoContext as _, Result};
+
+use crate::env::{self, Env};
+
+/// Below the directories that programs share.
+const PROGRAM: &str = "snapkit";
+
+/// The directories of this program.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// The working directory when the program started.
+    cwd: PathBuf,
+    home: Option<PathBuf>,
+    cache: Option<PathBuf>,
+    state: Option<PathBuf>,
+    config: Option<PathBuf>,
+}
+
+impl Places {
+    /// From what was given, the environment and the password file.
+    pub(crate) fn find(env: &Env, cache: Option<&Path>, state: Option<&Path>) -> Result<Self> {
+        let cwd =
+            std::env::current_dir().doing(|| "cannot tell the working directory".to_owned())?;
+        // Jobs of cron and services may have no HOME.
+        let home = env.path(env::HOME).filter(|p| p.is_absolute()).or_else(home_of_user);
+        let given = |path: Option<&Path>, variable: &str| {
+            path.map(Path::to_owned).or_else(|| env.path(variable)).map(|p| cwd.join(p))
+        };
+        // A relative path in an XDG variable is to be ignored.
+        let usual = |variable: &str, below_home: &str| {
+            let base = env.path(variable).filter(|p| p.is_absolute());
+            base.or_else(|| home.as_ref().map(|h| h.join(below_home))).map(|b| b.join(PROGRAM))
+        };
+        let cache = given(cache, env::CACHE_DIR).or_else(|| usual(env::XDG_CACHE_HOME, ".cache"));
+        let state =
+            given(state, env::STATE_DIR).or_else(|| usual(env::XDG_STATE_HOME, ".local/state"));
+        let config = usual(env::XDG_CONFIG_HOME, ".config");
+        Ok(Self { cwd, home, cache, state, config })
+    }
+
+    /// A path as it was meant when the program started.
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
+        self.cwd.join(path)
+    }
+
+    /// The directory of caches.
+    pub(crate) fn cache(&self) -> Result<PathBuf> {
+        self.cache.clone().ok_or_else(|| homeless("caches", "--cache-dir", env::CACHE_DIR))
+    }
+
+    /// The directory of local state.
+    pub(crate) fn state(&self) -> Result<PathBuf> {
+        self.state.clone().ok_or_else(|| homeless("local state", "--state-dir", env::STATE_DIR))
+    }
+
+    /// Where key files are kept, if there is such a place.
+    pub(crate) fn keys(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// The repository as a URL, or as an absolute path.
+    pub(crate) fn repository(&self, given: &str) -> String {
+        let is_url = given.split_once(':').is_some_and(|(scheme, rest)| {
+            rest.starts_with('/') && !scheme.is_empty() && !scheme.contains('/')
+        });
+        if is_url || given.is_empty() {
+            return given.to_owned();
+        }
+        // A shell does this, a stack file and a variable do not.
+        let expanded = match (given.strip_prefix("~/"), &self.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => PathBuf::from(given),
+        };
+        match self.cwd.join(expanded).into_os_string().into_string() {
+            Ok(path) => path,
+            // A working directory that is not UTF-8: relative to it is as good.
+            Err(_) => given.to_owned(),
+        }
+    }
+}
+
+fn homeless(what: &str, flag: &str, variable: &str) -> Error {
+    Error::invalid(format!(
+        "there is no home directory for {what}: name a directory with {flag} or {variable}"
+    ))
+}
+
+/// The home directory of the user that this process runs as, by the password file.
+fn home_of_user() -> Option<PathBuf> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    home_in(&users, rustix::process::geteuid().as_raw())
+}
+
+/// `name:password:uid:gid:comment:home:shell`
+fn home_in(users: &str, uid: u32) -> Option<PathBuf> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let found = fields.next()?.parse() == Ok(uid);
+        let home = PathBuf::from(fields.nth(2)?);
+        (found && home.is_absolute()).then_some(home)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(home: Option<&str>) -> Places {
+        let home = home.map(PathBuf::from);
+        Places { cwd: "/work".into(), home, cache: None, state: None, config: None }
+    }
+
+    #[test]
+    fn homes_are_found() {
+        let users =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nx:x:7:7::none:/bin/sh\ny:x:8:8::/home/y:/x\n";
+        assert_eq!(home_in(users, 0), Some("/root".into()));
+        assert_eq!(home_in(users, 8), Some("/home/y".into()));
+        assert_eq!(home_in(users, 7), None);
+        assert_eq!(home_in(users, 9), None);
+    }
+
+    #[test]
+    fn repositories_are_urls_or_absolute() {
+        let places = places(Some("/home/y"));
+        for (given, expected) in [
+            ("backups", "/work/backups"),
+            ("./a:b", "/work/./a:b"),
+            ("/srv/x", "/srv/x"),
+            ("~/x", "/home/y/x"),
+            ("file:///srv/x", "file:///srv/x"),
+            ("s3://bucket/x", "s3://bucket/x"),
+            ("", ""),
+        ] {
+            assert_eq!(places.repository(given), expected);
+        }
+    }
+
+    #[test]
+    fn who_has_no_home_is_told_what_to_give() {
+        let e = places(None).state().unwrap_err();
+        assert!(e.message().contains("--state-dir") && e.message().contains("SNAPKIT_STATE_DIR"));
+        assert!(places(None).cache().unwrap_err().message().contains("SNAPKIT_CACHE_DIR"));
+    }
+}

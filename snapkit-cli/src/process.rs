@@ -1,0 +1,169 @@
+//! The process around a command: its runtime, its signals, its end.
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use snapkit_core::context::{Context, System, Task};
+use snapkit_core::error::{Error, IoContext as _, Reason, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::App;
+use crate::args::{Common, EntryPoint};
+use crate::commands;
+use crate::env::{self, Env};
+use crate::exit::{self, Exit};
+use crate::output::{LogWriter, Manner, Output};
+use crate::progress::Meter;
+
+/// How long a command that changes nothing may take to end once it was asked to.
+const READER_GRACE: Duration = Duration::from_millis(1500);
+/// How long a command that may have to tidy up has. The engine's own limits are shorter.
+const WRITER_GRACE: Duration = Duration::from_secs(60);
+/// How long blocking work that nobody waits for any more may go on.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(100);
+
+/// Keep what is in memory, keys above all, out of core dumps and debuggers.
+pub(crate) fn harden() {
+    // Where it can't be done, things are as they are for every other program.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    #[cfg(not(target_os = "linux"))]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let maximum = getrlimit(Resource::Core).maximum;
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
+    }
+}
+
+/// Start anew with two allocation arenas, if this is the first start.
+///
+/// glibc gives every thread an arena and keeps what is freed in each: with the large buffers that come and
+/// go here that is more than the memory budget again, and a third of the time. How many arenas there are
+/// can only be said in the environment. Where this cannot be done the program just needs more memory.
+pub(crate) fn tame_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::os::unix::process::CommandExt as _;
+        const ARENAS: &str = "MALLOC_ARENA_MAX";
+        // Of its own, because a loader that distrusts the environment removes the other one.
+        const STARTED: &str = "SNAPKIT_STARTED";
+        if std::env::var_os(ARENAS).is_none() && std::env::var_os(STARTED).is_none() {
+            let mut args = std::env::args_os();
+            let mut again = std::process::Command::new("/proc/self/exe");
+            if let Some(name) = args.next() {
+                again.arg0(name);
+            }
+            drop(again.args(args).env(ARENAS, "2").env(STARTED, "1").exec());
+        }
+    }
+}
+
+/// Run what the arguments ask for.
+pub(crate) fn run(entry: EntryPoint) -> ExitCode {
+    let common = &entry.common;
+    let output = Output::new(Manner { json: common.json, quiet: common.quiet });
+    let result = runtime().and_then(|runtime| {
+        let result = runtime.block_on(supervise(entry, &output));
+        runtime.shutdown_timeout(LEFTOVER_GRACE);
+        result
+    });
+    if let Err(error) = &result {
+        output.show_bar(None);
+        output.failure(error);
+    }
+    match (result, output.finish()) {
+        (Ok(exit), Ok(())) => exit.into(),
+        (Err(error), _) => exit::failed(&error),
+        (Ok(_), Err(error)) => {
+            output.failure(&error);
+            exit::failed(&error)
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(std::env::var("XB").ok().and_then(|s| s.parse().ok()).unwrap_or(512))
+        .build()
+        .doing(|| "cannot start the threads of this program".to_owned())
+}
+
+/// Run a command, and end it when a signal asks for that.
+async fn supervise(entry: EntryPoint, output: &Arc<Output>) -> Result<Exit> {
+    let EntryPoint { common, command } = entry;
+    let env = Env::load(common.env_file.as_deref())?;
+    start_log(&common, &env, output)?;
+    let meter = Meter::new(output, !common.no_progress);
+    let cx = Context::new(Arc::new(System::new()), Arc::clone(&meter) as _);
+    let grace = if command.only_reads() { READER_GRACE } else { WRITER_GRACE };
+    let app = App::new(cx.clone(), common, env, Arc::clone(output), meter)?;
+
+    let _signals = watch_signals(&cx, output, grace)?;
+    // Not a task: what writes to standard output may have to wait for whoever reads it.
+    match AssertUnwindSafe(commands::run(app, command)).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::panicked(&*panic)),
+    }
+}
+
+/// The first signal asks the work to stop. The second one ends the process, and so does the end of the
+/// time that tidying up may take.
+fn watch_signals(cx: &Context, output: &Arc<Output>, grace: Duration) -> Result<Task<()>> {
+    let listen = |kind| signal(kind).doing(|| "cannot listen for signals".to_owned());
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (inner, output) = (cx.clone(), Arc::clone(output));
+    Ok(cx.spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            Ok(())
+        };
+        next().await?;
+        inner.cancel();
+        // Apart, so that a standard error that nobody reads does not keep the next signal from being heard.
+        let _telling = inner.spawn(async move {
+            output.show_bar(None);
+            output.note("stopping; a second signal ends at once");
+            Ok(())
+        });
+        // Either way there is no waiting any more.
+        drop(inner.for_cleanup(grace).run(next()).await);
+        end_at_once()
+    }))
+}
+
+#[expect(clippy::exit, reason = "somebody who asks twice does not want to wait")]
+fn end_at_once() -> ! {
+    std::process::exit(Reason::Cancelled.row().exit.into())
+}
+
+/// Log to standard error what `-v` or the environment asks for; nothing otherwise.
+fn start_log(common: &Common, env: &Env, output: &Arc<Output>) -> Result<()> {
+    let filter = match (env.text(env::LOG)?, common.verbose) {
+        (Some(text), _) => text,
+        (None, 0) => return Ok(()),
+        (None, 1) => "info".to_owned(),
+        (None, 2) => "debug".to_owned(),
+        (None, _) => "trace".to_owned(),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|e| {
+        Error::new(Reason::InvalidConfig, format!("{} says {filter:?}", env::LOG)).caused_by(e)
+    })?;
+    let writer = LogWriter(Arc::clone(output));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .try_init()
+        .map_err(|e| Error::internal("the log is started twice").caused_by(e))
+}

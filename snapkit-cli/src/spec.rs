@@ -1,0 +1,234 @@
+//! `SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]]`: a snapshot, or something in it.
+
+use snapkit_core::artifact::{ArtifactName, SourceName};
+use snapkit_core::engine::Selection;
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::manifest::{ArtifactRecord, Snapshot, SourceRecord};
+use snapkit_core::tree::EntryPath;
+
+/// A place as a person writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spec {
+    /// An id, a prefix of one, a name, `latest`, or a time.
+    pub(crate) snapshot: String,
+    pub(crate) source: Option<SourceName>,
+    pub(crate) artifact: Option<ArtifactName>,
+    pub(crate) path: Option<EntryPath>,
+}
+
+impl Spec {
+    /// Read a place. In names and paths `\xNN` is a byte and `\\` a backslash, as in what is shown.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let bad = |why: &str| Error::invalid(why).with("given", text);
+        let (snapshot, rest) = text.split_at(snapshot_len(text));
+        if snapshot.is_empty() {
+            return Err(bad("a snapshot must be named: SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]]"));
+        }
+        let mut spec =
+            Self { snapshot: snapshot.to_owned(), source: None, artifact: None, path: None };
+        let Some(rest) = rest.strip_prefix(':') else { return Ok(spec) };
+        let mut parts = rest.trim_end_matches('/').splitn(3, '/');
+        let mut part = || -> Result<Option<Vec<u8>>> {
+            let escaped = parts.next();
+            escaped
+                .map(|t| unescape(t).ok_or_else(|| bad("a backslash begins \\xNN or \\\\")))
+                .transpose()
+        };
+        let text_of =
+            |bytes| String::from_utf8(bytes).map_err(|_| bad("a name is not valid UTF-8"));
+        spec.source = match part()? {
+            Some(name) => Some(SourceName::new(text_of(name)?)?),
+            None => None,
+        };
+        spec.artifact = match part()? {
+            Some(name) => Some(ArtifactName::new(text_of(name)?)?),
+            None => None,
+        };
+        spec.path = part()?.map(EntryPath::new).transpose()?;
+        Ok(spec)
+    }
+
+    /// The source that it names, if it names one.
+    pub(crate) fn source<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s SourceRecord>> {
+        let Some(name) = &self.source else { return Ok(None) };
+        snapshot.source(name.as_str()).map(Some).ok_or_else(|| {
+            let names: Vec<_> = snapshot.sources.iter().map(|s| s.name.as_str()).collect();
+            missing(format!("the snapshot has no source {name}; it has: {}", names.join(", ")))
+                .with("snapshot", &snapshot.id)
+        })
+    }
+
+    /// The artifact that it names, if it names one.
+    pub(crate) fn artifact<'s>(
+        &self,
+        source: &'s SourceRecord,
+    ) -> Result<Option<&'s ArtifactRecord>> {
+        let Some(name) = &self.artifact else { return Ok(None) };
+        let found = source.artifacts.iter().find(|a| a.meta.name == *name);
+        found
+            .map(Some)
+            .ok_or_else(|| missing(format!("the source {} has no artifact {name}", source.name)))
+    }
+
+    /// What of a snapshot it selects, after a look whether that is there.
+    pub(crate) fn selection(&self, snapshot: &Snapshot, include: Vec<String>) -> Result<Selection> {
+        if let Some(source) = self.source(snapshot)? {
+            self.artifact(source)?;
+        }
+        Ok(Selection {
+            source: self.source.clone(),
+            artifact: self.artifact.clone(),
+            path: self.path.clone(),
+            include,
+        })
+    }
+}
+
+/// Something that a snapshot does not hold.
+pub(crate) fn missing(what: String) -> Error {
+    Error::new(Reason::NotFound, what)
+}
+
+/// How much of a text names the snapshot: up to the first colon, but for those of a time.
+fn snapshot_len(text: &str) -> usize {
+    let Some(time) = text.strip_prefix('@') else { return text.find(':').unwrap_or(text.len()) };
+    let date = time.bytes().take_while(|b| b.is_ascii_digit() || *b == b'-').count();
+    let Some(clock) = time[date..].starts_with(['T', 't']).then_some(date + 1) else {
+        return 1 + time.find(':').unwrap_or(time.len());
+    };
+    1 + clock + clock_len(&time.as_bytes()[clock..])
+}
+
+/// How much of a text is a time of day with its zone: `HH:MM[:SS[.FRACTION]][Z|±HH:MM]`.
+fn clock_len(text: &[u8]) -> usize {
+    let digits = |from: usize| text[from..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let pair_after_colon = |at: usize| text.get(at) == Some(&b':') && digits(at + 1) == 2;
+    let mut len = digits(0);
+    // Seconds end as a time ends; else it is a source whose name begins with two digits.
+    let ends =
+        |at: usize| matches!(text.get(at), None | Some(b':' | b'.' | b'Z' | b'z' | b'+' | b'-'));
+    for _ in 0..2 {
+        if pair_after_colon(len) && ends(len + 3) {
+            len += 3;
+        }
+    }
+    if text.get(len) == Some(&b'.') {
+        len += 1 + digits(len + 1);
+    }
+    match text.get(len) {
+        Some(b'Z' | b'z') => len + 1,
+        Some(b'+' | b'-') if digits(len + 1) == 2 && pair_after_colon(len + 3) => len + 6,
+        _ => len,
+    }
+}
+
+/// The bytes behind text as [`snapkit_core::tree::escape`] writes it.
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = match (first, tail) {
+            (b'\\', [b'\\', tail @ ..]) => {
+                out.push(b'\\');
+                tail
+            }
+            (b'\\', [b'x', high, low, tail @ ..]) => {
+                out.push((digit(*high)? << 4) | digit(*low)?);
+                tail
+            }
+            (b'\\', _) => return None,
+            (byte, tail) => {
+                out.push(*byte);
+                tail
+            }
+        };
+    }
+    Some(out)
+}
+
+/// Check a name for a snapshot: one that is told apart from everything else that names one.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let ok = !name.is_empty()
+        && name.len() <= 255
+        && !name.starts_with('@')
+        && name != "latest"
+        && !name.starts_with("latest~")
+        && !name.contains([':', '/', '\\'])
+        && !name.chars().any(char::is_control);
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::new(
+            Reason::InvalidName,
+            format!(
+                "not a name for a snapshot: {name:?}; it may not be `latest`, begin with `@` \
+                 or hold `:`, `/`, `\\` or control characters"
+            ),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snapkit_core::tree::escape;
+
+    fn parts(text: &str) -> (String, String, String, String) {
+        let spec = Spec::parse(text).unwrap();
+        let shown = |part: Option<String>| part.unwrap_or_default();
+        (
+            spec.snapshot,
+            shown(spec.source.map(String::from)),
+            shown(spec.artifact.map(String::from)),
+            shown(spec.path.map(|p| p.display())),
+        )
+    }
+
+    #[test]
+    fn places_are_read() {
+        for (text, expected) in [
+            ("latest", ("latest", "", "", "")),
+            ("latest~2:app", ("latest~2", "app", "", "")),
+            ("9f2c:files/tree/etc/a:b", ("9f2c", "files", "tree", "etc/a:b")),
+            ("x:files/tree/", ("x", "files", "tree", "")),
+            ("x:files/tree/a\\xff\\\\", ("x", "files", "tree", "a\\xff\\\\")),
+            ("@2026-01-15", ("@2026-01-15", "", "", "")),
+            ("@yesterday", ("@yesterday", "", "", "")),
+            ("@2026-01-15:app", ("@2026-01-15", "app", "", "")),
+            ("@2026-01-15T14:30", ("@2026-01-15T14:30", "", "", "")),
+            ("@2026-01-15T14:30Z:app/x", ("@2026-01-15T14:30Z", "app", "x", "")),
+            ("@2026-01-15T14:30:app", ("@2026-01-15T14:30", "app", "", "")),
+            ("@2026-01-15T14:30:12a", ("@2026-01-15T14:30", "12a", "", "")),
+            ("@2026-01-15T14:30:59.5+01:00:app", ("@2026-01-15T14:30:59.5+01:00", "app", "", "")),
+        ] {
+            let (a, b, c, d) = parts(text);
+            assert_eq!((a.as_str(), b.as_str(), c.as_str(), d.as_str()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_place_is_refused() {
+        for bad in
+            ["", ":app", "x:", "x:a b", "x:app//y", "x:app/t/../y", "x:app/t/\\q", "x:app/\\xff"]
+        {
+            assert!(Spec::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        let bytes: Vec<u8> = (1..=255).filter(|b| *b != b'/').collect();
+        assert_eq!(unescape(&escape(&bytes)).unwrap(), bytes);
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        for good in ["before the migration", "v1.2", "latest-1"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "latest", "latest~1", "@x", "a:b", "a/b", "a\nb", "a\\b"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

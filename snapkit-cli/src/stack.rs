@@ -1,0 +1,394 @@
+//! The stack file: which repository, which sources, and what is captured together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use snapkit_core::artifact::SourceName;
+use snapkit_core::engine::{Stack, StackSource};
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::registry::{Registry, explain_unknown_key};
+use snapkit_core::secret::{Secret, SecretString};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::env::{self, Env};
+use crate::format::parse_duration;
+use crate::location::Places;
+use crate::values::Values;
+
+/// The stack file that is used if it is there and none is named.
+pub(crate) const DEFAULT_FILE: &str = "snapkit.toml";
+
+/// The set of all sources.
+pub(crate) const FULL: &str = "full";
+
+/// The largest stack file: 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What may stand at the top of a stack file.
+const SECTIONS: [&str; 5] = ["name", "repo", "sources", "sets", "consistency"];
+
+/// Without a common moment, sources are waited for so long: a day.
+const UNHURRIED: Duration = Duration::from_secs(24 * 3600);
+
+/// A stack file that was read. What its values stand for is looked up when it is needed.
+pub(crate) struct StackFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl fmt::Debug for StackFile {
+    /// The text may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StackFile({})", self.path.display())
+    }
+}
+
+/// What may stand in `[repo]`.
+const REPO_KEYS: [&str; 2] = ["url", "key"];
+
+/// Where a stack file says that the repository's key is.
+#[derive(Debug)]
+pub(crate) enum KeyPlace {
+    /// In this file.
+    File(PathBuf),
+    /// Here is its text.
+    Text(SecretString),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConsistencySection {
+    mode: Option<String>,
+    window: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnFailure {
+    #[default]
+    Abort,
+    Partial,
+}
+
+/// A source as it stands in the file.
+struct Declared {
+    name: SourceName,
+    kind: String,
+    on_failure: OnFailure,
+    settings: Value,
+    span: Range<usize>,
+}
+
+impl StackFile {
+    /// The stack file that is named, or the one in the working directory if there is one.
+    pub(crate) fn find(given: Option<&Path>, env: &Env, places: &Places) -> Result<Option<Self>> {
+        let named = given.map(Path::to_owned).or_else(|| env.path(env::STACK));
+        let path = match named {
+            Some(path) => places.absolute(&path),
+            None => {
+                let usual = places.absolute(Path::new(DEFAULT_FILE));
+                if !usual.exists() {
+                    return Ok(None);
+                }
+                usual
+            }
+        };
+        let text = env::read_small(&path, MAX_FILE)?;
+        let file = Self { path, text };
+        file.check(env)?;
+        Ok(Some(file))
+    }
+
+    /// The directory from which its relative paths are taken.
+    pub(crate) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// The stack's name: what the file says, else the name of its directory.
+    pub(crate) fn name(&self, env: &Env) -> Result<String> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let Some(named) = get(document.get_ref(), "name") else {
+            let directory = self.directory().file_name().and_then(|n| n.to_str());
+            return Ok(directory
+                .filter(|n| SourceName::new(*n).is_ok())
+                .unwrap_or("default")
+                .to_owned());
+        };
+        let name = values.resolve(named)?;
+        match name.as_str().map(SourceName::new) {
+            Some(Ok(name)) => Ok(name.into()),
+            _ => Err(values.error(
+                &named.span(),
+                "the stack's `name` must be text of letters, digits, `.`, `_` and `-`",
+            )),
+        }
+    }
+
+    /// Where the repository is.
+    pub(crate) fn repository(&self, env: &Env) -> Result<Option<String>> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let Some(url) = repo_value(values, document.get_ref(), "url")? else { return Ok(None) };
+        match values.resolve(url)? {
+            // A relative path is relative to the file, like every other one in it.
+            Value::String(path) if is_relative_path(&path) => {
+                Ok(Some(self.directory().join(path).to_string_lossy().into_owned()))
+            }
+            Value::String(url) => Ok(Some(url)),
+            _ => Err(values.error(&url.span(), "`url` must be text")),
+        }
+    }
+
+    /// Where the repository's key is, if the file says so.
+    pub(crate) fn key(&self, env: &Env) -> Result<Option<KeyPlace>> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let Some(key) = repo_value(values, document.get_ref(), "key")? else { return Ok(None) };
+        let Some(table) = key.get_ref().as_table() else {
+            return Err(values.error(
+                &key.span(),
+                "a key does not stand in the stack file: write `key = { file = \"…\" }`",
+            ));
+        };
+        // The file itself may still have to be made.
+        let file = get(table, "file").filter(|_| table.len() == 1);
+        if let Some(file) = file.and_then(|file| file.get_ref().as_str()) {
+            return Ok(Some(KeyPlace::File(self.directory().join(file))));
+        }
+        match values.resolve(key)? {
+            Value::String(text) => Ok(Some(KeyPlace::Text(Secret::new(text)))),
+            _ => {
+                Err(values
+                    .error(&key.span(), "`key` must be `{ file = \"…\" }` or `{ env = \"…\" }`"))
+            }
+        }
+    }
+
+    /// The stack with the sources of a set.
+    pub(crate) fn build(
+        &self,
+        registry: &Registry,
+        env: &Env,
+        set: &str,
+        host: String,
+    ) -> Result<Stack> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let document = document.get_ref();
+        let names = source_names(document, values)?;
+        let members = self.members(document, values, &names, set)?;
+        let mut sources = Vec::new();
+        for (name, value) in
+            sources_of(document).filter(|(name, _)| members.contains(&name.get_ref().to_string()))
+        {
+            let declared = declare(values, name.get_ref(), value)?;
+            let source =
+                registry.build(&declared.kind, declared.name, declared.settings).map_err(|e| {
+                    let place =
+                        values.place(&quoted_key(value, e.message()).unwrap_or(declared.span));
+                    e.with("file", place)
+                })?;
+            sources.push(StackSource {
+                source,
+                may_fail: matches!(declared.on_failure, OnFailure::Partial),
+            });
+        }
+        let mut stack = Stack::new(self.name(env)?, host, Vec::new());
+        set.clone_into(&mut stack.set);
+        stack.sources = sources;
+        stack.window = window(document, values)?.unwrap_or(stack.window);
+        Ok(stack)
+    }
+
+    /// The names of the sources of a set.
+    fn members(
+        &self,
+        document: &DeTable<'_>,
+        values: Values<'_>,
+        names: &[String],
+        set: &str,
+    ) -> Result<Vec<String>> {
+        if names.is_empty() {
+            return Err(Error::new(Reason::InvalidConfig, "the stack file declares no sources")
+                .with("file", self.path.display()));
+        }
+        let sets: BTreeMap<String, Vec<String>> = match get(document, "sets") {
+            Some(sets) => section(values, sets)?,
+            None => BTreeMap::new(),
+        };
+        let span = get(document, "sets").map_or(0..0, Spanned::span);
+        if sets.contains_key(FULL) {
+            return Err(
+                values.error(&span, "the set `full` is always all sources: name yours otherwise")
+            );
+        }
+        for (name, members) in &sets {
+            SourceName::new(name.as_str()).map_err(|e| e.with("file", values.place(&span)))?;
+            if let Some(stranger) = members.iter().find(|m| !names.contains(m)) {
+                return Err(values.error(
+                    &span,
+                    format!(
+                        "the set `{name}` names `{stranger}`, which is no source; sources are: {}",
+                        names.join(", ")
+                    ),
+                ));
+            }
+        }
+        match (set, sets.get(set)) {
+            (FULL, _) => Ok(names.to_vec()),
+            (_, Some(members)) => Ok(members.clone()),
+            (_, None) => {
+                let known: Vec<&str> = sets.keys().map(String::as_str).chain([FULL]).collect();
+                Err(Error::invalid(format!(
+                    "there is no set `{set}`; sets are: {}",
+                    known.join(", ")
+                ))
+                .with("file", self.path.display()))
+            }
+        }
+    }
+
+    /// That it is TOML and has no section that is not known.
+    fn check(&self, env: &Env) -> Result<()> {
+        let values = self.values(env);
+        for key in self.parse()?.get_ref().keys() {
+            if !SECTIONS.contains(&key.get_ref().as_ref()) {
+                return Err(unknown_key(values, key, &SECTIONS));
+            }
+        }
+        Ok(())
+    }
+
+    fn parse(&self) -> Result<Spanned<DeTable<'_>>> {
+        DeTable::parse(&self.text).map_err(|e| {
+            let before = e.span().and_then(|span| self.text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Error::new(
+                Reason::InvalidConfig,
+                format!("the stack file is not TOML: {}", e.message()),
+            )
+            .with("file", format!("{}:{line}", self.path.display()))
+        })
+    }
+
+    fn values<'a>(&'a self, env: &'a Env) -> Values<'a> {
+        Values { path: &self.path, text: &self.text, base: self.directory(), env }
+    }
+}
+
+fn get<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
+    table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, value)| value)
+}
+
+fn unknown_key(values: Values<'_>, key: &Spanned<impl AsRef<str>>, known: &[&str]) -> Error {
+    // The words of serde, so that all unknown keys are explained alike.
+    let known: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
+    let text =
+        format!("unknown field `{}`, expected one of {}", key.get_ref().as_ref(), known.join(", "));
+    values.error(&key.span(), explain_unknown_key(&text))
+}
+
+/// A value of `[repo]`.
+fn repo_value<'t, 'i>(
+    values: Values<'_>,
+    document: &'t DeTable<'i>,
+    key: &str,
+) -> Result<Option<&'t Spanned<DeValue<'i>>>> {
+    let Some(repo) = get(document, "repo") else { return Ok(None) };
+    let Some(table) = repo.get_ref().as_table() else {
+        return Err(values.error(&repo.span(), "`repo` must be a table `[repo]`"));
+    };
+    match table.keys().find(|key| !REPO_KEYS.contains(&key.get_ref().as_ref())) {
+        Some(stranger) => Err(unknown_key(values, stranger, &REPO_KEYS)),
+        None => Ok(get(table, key)),
+    }
+}
+
+fn is_relative_path(url: &str) -> bool {
+    !url.contains(':') && !url.starts_with("~/") && Path::new(url).is_relative()
+}
+
+/// A section as a document of its own.
+fn section<T: DeserializeOwned>(values: Values<'_>, section: &Spanned<DeValue<'_>>) -> Result<T> {
+    serde_json::from_value(values.resolve(section)?).map_err(|e| {
+        let message = explain_unknown_key(&e.to_string());
+        let span = quoted_key(section, &message).unwrap_or_else(|| section.span());
+        values.error(&span, message)
+    })
+}
+
+/// The place of the key that a message names in backticks.
+fn quoted_key(section: &Spanned<DeValue<'_>>, message: &str) -> Option<Range<usize>> {
+    let name = message.split('`').nth(1)?;
+    let table = section.get_ref().as_table()?;
+    table.keys().find(|key| key.get_ref() == name).map(Spanned::span)
+}
+
+type Entry<'t, 'i> = (&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>);
+
+fn sources_of<'t, 'i>(document: &'t DeTable<'i>) -> impl Iterator<Item = Entry<'t, 'i>> {
+    let sources = get(document, "sources").and_then(|sources| sources.get_ref().as_table());
+    sources.into_iter().flat_map(DeTable::iter)
+}
+
+fn source_names(document: &DeTable<'_>, values: Values<'_>) -> Result<Vec<String>> {
+    if let Some(sources) = get(document, "sources").filter(|s| s.get_ref().as_table().is_none()) {
+        return Err(values.error(&sources.span(), "`sources` must be tables `[sources.NAME]`"));
+    }
+    Ok(sources_of(document).map(|(name, _)| name.get_ref().to_string()).collect())
+}
+
+/// A source with what its values stand for.
+fn declare(values: Values<'_>, name: &str, value: &Spanned<DeValue<'_>>) -> Result<Declared> {
+    let span = value.span();
+    let Some(table) = value.get_ref().as_table() else {
+        return Err(
+            values.error(&span, format!("the source `{name}` must be a table `[sources.{name}]`"))
+        );
+    };
+    let name = SourceName::new(name).map_err(|e| e.with("file", values.place(&span)))?;
+    let mut settings = values.resolve_table(table)?;
+    let place = |key: &str| get(table, key).map_or(span.clone(), Spanned::span);
+    let kind = match settings.remove("kind") {
+        Some(Value::String(kind)) => kind,
+        Some(_) => return Err(values.error(&place("kind"), "`kind` must be text")),
+        None => {
+            return Err(values.error(&span, format!("the source `{name}` has no `kind`")));
+        }
+    };
+    let on_failure = match settings.remove("on_failure") {
+        None => OnFailure::default(),
+        Some(word) => serde_json::from_value(word).map_err(|_| {
+            values.error(&place("on_failure"), "`on_failure` must be \"abort\" or \"partial\"")
+        })?,
+    };
+    Ok(Declared { name, kind, on_failure, settings: Value::Object(settings), span })
+}
+
+/// How long sources may take to pin one moment; `None` is as long as usual.
+fn window(document: &DeTable<'_>, values: Values<'_>) -> Result<Option<Duration>> {
+    let Some(value) = get(document, "consistency") else { return Ok(None) };
+    let consistency: ConsistencySection = section(values, value)?;
+    let error = |key: &str, what: &str| {
+        let span = quoted_key(value, key).unwrap_or_else(|| value.span());
+        Err(values.error(&span, what))
+    };
+    match (consistency.mode.as_deref().unwrap_or("barrier"), consistency.window) {
+        ("barrier", None) => Ok(None),
+        ("barrier", Some(text)) => match parse_duration(&text) {
+            Ok(window) => Ok(Some(window)),
+            Err(e) => error("`window`", e.message()),
+        },
+        ("none", None) => Ok(Some(UNHURRIED)),
+        ("none", Some(_)) => error("`window`", "a `window` needs `mode = \"barrier\"`"),
+        _ => error("`mode`", "`mode` must be \"barrier\" or \"none\""),
+    }
+}

@@ -1,0 +1,17 @@
+//! The built program, run as a user runs it: each test has its own home, and sees standard output,
+//! standard error and the exit code together.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod create;
+mod init;
+mod inside;
+mod json;
+mod keys;
+mod list;
+mod process;
+mod restore;
+mod stack;
+mod support;
+mod terminal;
+mod verify;

@@ -1,0 +1,224 @@
+//! Signals, pipes, environments, and arguments in general.
+
+use std::io::Read as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use insta::assert_snapshot;
+
+use crate::support::TestEnv;
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let env = TestEnv::new();
+    assert_snapshot!(env.run(["crate"]), @"
+    --- stderr
+    error: unrecognized subcommand 'crate'
+
+      tip: a similar subcommand exists: 'create'
+
+    Usage: snapkit [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    --- exit 2
+    ");
+    assert_snapshot!(env.run(["list", "-q", "-v"]), @"
+    --- stderr
+    error: the argument '--quiet' cannot be used with '--verbose...'
+
+    Usage: snapkit list --quiet
+
+    For more information, try '--help'.
+    --- exit 2
+    ");
+    assert!(env.run(["--version"]).text().starts_with("snapkit "));
+}
+
+/// As under cron: no HOME, no PATH, nothing.
+#[test]
+fn an_empty_environment_is_enough() {
+    let mut env = TestEnv::with_snapshot();
+    let key = env.files("home/.config", ".key").remove(0);
+    for name in ["HOME", "PATH", "SNAPKIT_HOST", "SNAPKIT_REPO"] {
+        env.unset(name);
+    }
+    let places = ["--cache-dir", "c", "--state-dir", "s", "-r", "../repo", "--key-file"];
+    let args = places.iter().copied().chain([key.to_str().unwrap()]);
+    assert!(env.run(args.clone().chain(["create", "-q", "data"])).is_success());
+    let restored = env.run(args.chain(["restore", "-q", "latest", "--target", "out"]));
+    assert!(restored.is_success(), "{restored}");
+}
+
+#[test]
+fn a_user_without_a_home_is_told_what_to_give() {
+    if !crate::support::is_root() {
+        return;
+    }
+    let mut env = TestEnv::with_repository();
+    env.unset("HOME");
+    // Nobody's home does not exist or is not writable; a number that no user has has none at all.
+    let program = env.path("snapkit");
+    std::fs::copy(env!("CARGO_BIN_EXE_snapkit"), &program).unwrap();
+    open_to_all(&env);
+    let who = ["--reuid", "54321", "--regid", "54321", "--clear-groups", "--"];
+    let args = who.iter().copied().chain([program.to_str().unwrap(), "list"]);
+    let listed: crate::support::CommandOutput =
+        env.through("setpriv", args).output().unwrap().into();
+    assert_snapshot!(listed, @"
+    --- stderr
+    error: there is no home directory for caches: name a directory with --cache-dir or SNAPKIT_CACHE_DIR
+    --- exit 2
+    ");
+}
+
+fn open_to_all(env: &TestEnv) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for path in ["", "work"] {
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(env.path(path), mode).unwrap();
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Wait so long for the end, in steps of 10 ms.
+fn ends_within(child: &mut Child, limit: Duration) -> Option<i32> {
+    for _ in 0..limit.as_millis() / 10 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    None
+}
+
+#[test]
+fn a_signal_ends_a_create_and_the_next_one_works() {
+    let env = TestEnv::with_repository();
+    env.write_much("work/data/big", 512);
+    for name in ["INT", "TERM"] {
+        let packs = env.files("repo/packs", "").len();
+        let mut child = env
+            .command(["create", "data"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Under way as soon as content arrives in the repository.
+        for _ in 0..1000 {
+            if env.files("repo/packs", "").len() > packs || child.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+        signal(&child, name);
+        assert_eq!(ends_within(&mut child, Duration::from_secs(2)), Some(130), "{name}");
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains("error: cancelled"), "{said}");
+        let mut printed = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        assert_eq!(printed, "");
+    }
+    let created = env.run(["create", "--json", "data", "--name", "x"]);
+    assert!(created.is_success(), "{created}");
+    assert_eq!(created.json()["snapshot"]["verdict"], "complete");
+    for line in created.stderr.lines() {
+        let told: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(told["progress"]["bytes"].is_u64(), "{line}");
+    }
+    let restored = env.run(["restore", "-q", "x", "--target", "out"]);
+    assert!(restored.is_success(), "{restored}");
+    assert!(env.run(["verify", "-q"]).is_success());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let env = TestEnv::with_repository();
+    for i in 0..3000 {
+        env.write(&format!("work/data/a-rather-long-name-for-a-file-{i}"), "x");
+    }
+    assert!(env.run(["create", "-q", "data", "--name", "x"]).is_success());
+    let mut child = env
+        .command(["ls", "-R", "x"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(ends_within(&mut child, Duration::from_secs(20)), Some(0));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+}
+
+/// A full pipe that nobody empties must not keep a signal from being heard.
+#[test]
+fn a_signal_is_heard_while_nobody_reads() {
+    let env = TestEnv::with_repository();
+    env.write("work/data/big", vec![b'x'; 4 << 20]);
+    assert!(env.run(["create", "-q", "data", "--name", "x"]).is_success());
+    let place = format!("x:files/tree/{}", env.in_tree("data/big"));
+    let mut child =
+        env.command(["dump", &place]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the pipe should be full");
+    signal(&child, "TERM");
+    assert_eq!(ends_within(&mut child, Duration::from_secs(2)), Some(130));
+
+    // A list is written while it is made: then the grace runs out.
+    for i in 0..3000 {
+        env.write(&format!("work/data/a-rather-long-name-for-a-file-{i}"), "x");
+    }
+    assert!(env.run(["create", "-q", "data", "--name", "y"]).is_success());
+    let mut child = env
+        .command(["ls", "-R", "y"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the pipe should be full");
+    signal(&child, "INT");
+    assert_eq!(ends_within(&mut child, Duration::from_secs(10)), Some(130));
+}
+
+/// What hangs while the program ends is left behind by a second signal.
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut env = TestEnv::with_repository();
+    env.set("SNAPKIT_PASSPHRASE_COMMAND", "kill -s INT $PPID; kill -s INT $PPID; sleep 20");
+    let mut child = env.command(["list"]).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(ends_within(&mut child, Duration::from_secs(10)), Some(130));
+}
+
+#[test]
+fn a_disk_that_is_full_is_a_failure() {
+    let env = TestEnv::with_snapshot();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let child = env.command(["list"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_snapshot!(said, @"
+    error: cannot write to standard output
+      caused by: No space left on device (os error 28)
+    hint: free some space and run it again; what was stored is reused
+    ");
+    assert_eq!(ended.status.code(), Some(1));
+}
+
+#[test]
+fn what_is_done_can_be_logged() {
+    let mut env = TestEnv::with_snapshot();
+    env.set("SNAPKIT_LOG", "snapkit_core=nonsense");
+    let listed = env.run(["list"]);
+    assert_eq!(listed.code(), Some(2), "{listed}");
+    env.unset("SNAPKIT_LOG");
+    assert!(env.run(["list", "-vv"]).is_success());
+}
