@@ -75,15 +75,33 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A row's payload: half words, half numbers that nobody can guess, as in real ones.
 fn payload(random: &mut Seeded) -> String {
     const WORDS: [&str; 16] = [
-        "pending", "shipped", "customer", "address", "street", "currency", "amount", "discount",
-        "voucher", "warehouse", "returned", "invoice", "language", "newsletter", "platform", "mobile",
+        "pending",
+        "shipped",
+        "customer",
+        "address",
+        "street",
+        "currency",
+        "amount",
+        "discount",
+        "voucher",
+        "warehouse",
+        "returned",
+        "invoice",
+        "language",
+        "newsletter",
+        "platform",
+        "mobile",
     ];
     let mut text = String::from("{");
     for i in 0..9 {
         let word = WORDS[random.index(WORDS.len())];
         text.push_str(&format!("\"{word}_{i}\":\"{:016x}\",", random.next_u64()));
     }
-    text.push_str(&format!("\"note\":\"{} {}\"}}", WORDS[random.index(16)], WORDS[random.index(16)]));
+    text.push_str(&format!(
+        "\"note\":\"{} {}\"}}",
+        WORDS[random.index(16)],
+        WORDS[random.index(16)]
+    ));
     text
 }
 
@@ -101,7 +119,12 @@ fn database(file: &Path, rows: u64) -> rusqlite::Result<()> {
         let mut insert = tx.prepare("insert into orders values (?1, ?2, ?3, ?4)")?;
         for id in 0..rows {
             let customer = format!("customer-{:08}", random.below(rows / 4 + 1));
-            insert.execute(params![id.cast_signed(), customer, random.below(100_000).cast_signed(), payload(&mut random)])?;
+            insert.execute(params![
+                id.cast_signed(),
+                customer,
+                random.below(100_000).cast_signed(),
+                payload(&mut random)
+            ])?;
         }
     }
     tx.commit()?;

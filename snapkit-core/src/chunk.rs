@@ -84,10 +84,7 @@ impl ChunkKey {
         let (min, average, max) = CONTENT;
         let (mask_s, mask_l) = select_masks(average, Normalization::Level1);
         let (gear, shifted) = self.gear.split_at(256);
-        cut_gear(
-            data, min, average, max, mask_s, mask_l, mask_s << 1, mask_l << 1, gear, shifted,
-        )
-        .1
+        cut_gear(data, min, average, max, mask_s, mask_l, mask_s << 1, mask_l << 1, gear, shifted).1
     }
 }
 
@@ -306,7 +303,11 @@ fn tar_entry(block: &[u8]) -> Option<u64> {
     if &block[257..262] != b"ustar" {
         return None;
     }
-    let sum: u64 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+    let sum: u64 = block
+        .iter()
+        .enumerate()
+        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) })
+        .sum();
     if octal(&block[148..156])? != sum {
         return None;
     }
@@ -395,8 +396,7 @@ mod tests {
     fn boundaries_depend_on_the_key() {
         let data = noise(8 << 20, 1);
         let mut out = Vec::new();
-        let mut other =
-            Cutter::new(ChunkKey::new(&Secret::new([8; 32])), Chunking::Content, None);
+        let mut other = Cutter::new(ChunkKey::new(&Secret::new([8; 32])), Chunking::Content, None);
         other.push(&data, &mut out);
         other.finish(&mut out);
         assert_ne!(cut(Chunking::Content, &data, &[1 << 20]), out);

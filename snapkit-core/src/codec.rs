@@ -22,7 +22,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let (head, rest) = self.rest.split_at_checked(n).ok_or_else(|| self.broken("it ends early"))?;
+        let (head, rest) =
+            self.rest.split_at_checked(n).ok_or_else(|| self.broken("it ends early"))?;
         self.rest = rest;
         Ok(head)
     }

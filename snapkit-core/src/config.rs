@@ -92,7 +92,8 @@ impl RepositoryConfig {
         struct FormatOnly {
             format: String,
         }
-        let damaged = |why: &str| Error::corrupt(format!("the repository's config is damaged: {why}"));
+        let damaged =
+            |why: &str| Error::corrupt(format!("the repository's config is damaged: {why}"));
         if bytes.len() > MAX_CONFIG {
             return Err(damaged("it is too long"));
         }
@@ -103,7 +104,10 @@ impl RepositoryConfig {
         if found.format != FORMAT {
             return Err(Error::new(
                 Reason::FormatMismatch,
-                format!("the repository has format {:?}, this program knows {FORMAT:?}", found.format),
+                format!(
+                    "the repository has format {:?}, this program knows {FORMAT:?}",
+                    found.format
+                ),
             ));
         }
         let config: Self = serde_json::from_slice(json)

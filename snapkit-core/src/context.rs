@@ -44,7 +44,9 @@ impl Timestamp {
             .ok()
             .and_then(|t| i64::try_from(t.unix_timestamp_nanos()).ok())
             .map(Self)
-            .ok_or_else(|| Error::invalid(format!("not a time such as 2026-01-15T14:30:00Z: {text:?}")))
+            .ok_or_else(|| {
+                Error::invalid(format!("not a time such as 2026-01-15T14:30:00Z: {text:?}"))
+            })
     }
 }
 
@@ -267,7 +269,9 @@ impl Context {
             return Err(Error::new(Reason::Cancelled, "cancelled"));
         }
         match self.deadline {
-            Some(d) if self.monotonic() >= d => Err(Error::new(Reason::TimedOut, "the time limit has passed")),
+            Some(d) if self.monotonic() >= d => {
+                Err(Error::new(Reason::TimedOut, "the time limit has passed"))
+            }
             _ => Ok(()),
         }
     }

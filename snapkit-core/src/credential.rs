@@ -116,7 +116,10 @@ impl Credential {
     /// Another credential for the same repository. Only a full one can issue.
     pub fn derive(&self, cx: &Context, role: Role) -> Result<Self> {
         let (Some(private), Some(certifier)) = (&self.private, &self.certifier) else {
-            return Err(Error::new(Reason::KeyCannotRead, "a writer credential cannot make others"));
+            return Err(Error::new(
+                Reason::KeyCannotRead,
+                "a writer credential cannot make others",
+            ));
         };
         let full =
             Self::issue(cx, role, self.writer.clone(), private.clone(), certifier.0.clone())?;
@@ -151,9 +154,10 @@ impl Credential {
 
     /// The key that signs the configuration; full credentials only.
     pub fn certifier(&self) -> Result<&SigningKey> {
-        self.certifier.as_ref().map(|c| &c.0).ok_or_else(|| {
-            Error::new(Reason::KeyCannotRead, "a writer credential cannot do this")
-        })
+        self.certifier
+            .as_ref()
+            .map(|c| &c.0)
+            .ok_or_else(|| Error::new(Reason::KeyCannotRead, "a writer credential cannot do this"))
     }
 
     /// What reading needs, or an error that says that this credential cannot.
@@ -193,10 +197,9 @@ impl Credential {
         let failed = |e| Error::internal("cannot encrypt a credential").caused_by(AgeError(e));
         match unlock {
             Unlock::KeyFile(text) => {
-                let identity = identities(text)?
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| Error::new(Reason::NoKey, "the key file holds no age identity"))?;
+                let identity = identities(text)?.into_iter().next().ok_or_else(|| {
+                    Error::new(Reason::NoKey, "the key file holds no age identity")
+                })?;
                 age::encrypt(&identity.to_public(), &plain).map_err(|e| failed(e.to_string()))
             }
             Unlock::Passphrase(text) => {
@@ -225,7 +228,10 @@ impl Credential {
         if payload.format != FORMAT {
             return Err(Error::new(
                 Reason::FormatMismatch,
-                format!("a credential has format {:?}, this program knows {FORMAT:?}", payload.format),
+                format!(
+                    "a credential has format {:?}, this program knows {FORMAT:?}",
+                    payload.format
+                ),
             ));
         }
         if payload.credential != id.to_string() {
@@ -247,10 +253,13 @@ impl Credential {
             credential: id,
             role,
             verifying_key: signing.verifying_key().to_bytes(),
-            signature: from_hex(&payload.certificate).and_then(|b| b.try_into().ok()).ok_or_else(broken)?,
+            signature: from_hex(&payload.certificate)
+                .and_then(|b| b.try_into().ok())
+                .ok_or_else(broken)?,
         };
         certificate.check(&certifier_public, config.repository)?;
-        let secret = |t: &Option<String>| t.as_deref().map(bytes32).transpose().map(|k| k.map(Secret::new));
+        let secret =
+            |t: &Option<String>| t.as_deref().map(bytes32).transpose().map(|k| k.map(Secret::new));
         let private = secret(&payload.private_key)?;
         let certifier = secret(&payload.certifier_key)?
             .map(|k| SigningKeyCell(SigningKey::from_bytes(k.expose())));
@@ -294,7 +303,10 @@ fn identities(text: &SecretString) -> Result<Vec<age::x25519::Identity>> {
         .filter(|l| !l.is_empty() && !l.starts_with('#'))
         .map(|l| {
             l.parse().map_err(|_| {
-                Error::new(Reason::NoKey, "a line of the key file is not an age identity (AGE-SECRET-KEY-1…)")
+                Error::new(
+                    Reason::NoKey,
+                    "a line of the key file is not an age identity (AGE-SECRET-KEY-1…)",
+                )
             })
         })
         .collect()

@@ -100,7 +100,12 @@ impl Repository {
 
     /// Load the index.
     async fn load_index(&self, cx: &Context) -> Result<(Index, LoadReport)> {
+        self.load_index_in(cx, self.index_dir()).await
+    }
+
+    /// Load the index through another cache directory.
+    async fn load_index_in(&self, cx: &Context, dir: PathBuf) -> Result<(Index, LoadReport)> {
         let doomed = self.doomed(cx).await?;
-        Index::load(cx, &self.sink, self.index_dir(), self.credential.writer.clone(), doomed).await
+        Index::load(cx, &self.sink, dir, self.credential.writer.clone(), doomed).await
     }
 }

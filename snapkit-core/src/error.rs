@@ -274,6 +274,19 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
+    /// Whether stored bytes cannot be had as they were written, however often one asks: they are
+    /// damaged or gone, or their medium does not give them back.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.kind() == ErrorKind::Corrupt || self.reason() == Reason::Io
+    }
+
+    /// Whether it says nothing about what is stored, only that it could not be reached now.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Cancelled) && !self.is_damage()
+    }
+
     /// This error and its causes in one line, for lists of problems.
     #[must_use]
     pub fn chain(&self) -> String {

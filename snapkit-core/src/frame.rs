@@ -21,9 +21,11 @@ const PREFIX: usize = 5;
 /// The longest stored frame.
 pub const MAX_STORED_FRAME: usize = MAX_CHUNK + PREFIX + TAG_LEN;
 
+/// zstd's level where nobody asks for another.
+pub const DEFAULT_LEVEL: i32 = 3;
+
 /// Compresses and decompresses, with contexts that are reused.
 pub struct FrameCodec {
-    level: i32,
     /// Whether each compressed frame is decompressed and compared before it is sealed.
     verify: bool,
     compressors: Mutex<Vec<Compressor<'static>>>,
@@ -32,7 +34,7 @@ pub struct FrameCodec {
 
 impl std::fmt::Debug for FrameCodec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FrameCodec(level {}, verify {})", self.level, self.verify)
+        write!(f, "FrameCodec(verify {})", self.verify)
     }
 }
 
@@ -41,23 +43,21 @@ fn zstd_error(e: std::io::Error) -> Error {
 }
 
 impl FrameCodec {
-    /// A codec with a zstd level, 1 to 19.
+    /// A codec. `verify`: decompress and compare what was compressed.
     #[must_use]
-    pub fn new(level: i32, verify: bool) -> Self {
-        Self {
-            level: level.clamp(1, 19),
-            verify,
-            compressors: Mutex::default(),
-            decompressors: Mutex::default(),
-        }
+    pub fn new(verify: bool) -> Self {
+        Self { verify, compressors: Mutex::default(), decompressors: Mutex::default() }
     }
 
-    fn with_compressor<T>(&self, f: impl FnOnce(&mut Compressor<'static>) -> Result<T>) -> Result<T> {
+    fn with_compressor<T>(
+        &self,
+        f: impl FnOnce(&mut Compressor<'static>) -> Result<T>,
+    ) -> Result<T> {
         let pool = || self.compressors.lock().unwrap_or_else(PoisonError::into_inner);
         let pooled = pool().pop();
         let mut c = match pooled {
             Some(c) => c,
-            None => Compressor::new(self.level).map_err(zstd_error)?,
+            None => Compressor::new(DEFAULT_LEVEL).map_err(zstd_error)?,
         };
         let result = f(&mut c);
         pool().push(c);
@@ -79,8 +79,9 @@ impl FrameCodec {
         result
     }
 
-    /// The plain text of a frame for these raw bytes, ready to be sealed, with room for the tag.
-    pub fn encode(&self, raw: &[u8]) -> Result<Vec<u8>> {
+    /// The plain text of a frame for these raw bytes, ready to be sealed, with room for the tag. `level`
+    /// is zstd's, 1 to 19.
+    pub fn encode(&self, raw: &[u8], level: i32) -> Result<Vec<u8>> {
         if raw.len() > MAX_CHUNK {
             return Err(Error::internal("a frame is too long"));
         }
@@ -92,6 +93,7 @@ impl FrameCodec {
             self.with_compressor(|c| {
                 let mut payload = std::io::Cursor::new(&mut out);
                 payload.set_position(PREFIX as u64);
+                c.set_compression_level(level.clamp(1, 19)).map_err(zstd_error)?;
                 c.compress_to_buffer(raw, &mut payload).map_err(zstd_error)?;
                 Ok(())
             })?;
@@ -122,7 +124,10 @@ impl FrameCodec {
         sample.extend_from_slice(&raw[..SAMPLE]);
         sample.extend_from_slice(&raw[middle..middle + SAMPLE]);
         sample.extend_from_slice(&raw[raw.len() - SAMPLE..]);
-        let small = self.with_compressor(|c| c.compress(&sample).map_err(zstd_error))?;
+        let small = self.with_compressor(|c| {
+            c.set_compression_level(1).map_err(zstd_error)?;
+            c.compress(&sample).map_err(zstd_error)
+        })?;
         Ok(small.len() + sample.len() / 30 < sample.len())
     }
 
@@ -164,13 +169,13 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_is_stored_as_it_is() {
-        let codec = FrameCodec::new(3, true);
+        let codec = FrameCodec::new(true);
         let mut noise = vec![0; 300_000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        let stored = codec.encode(&noise).unwrap();
+        let stored = codec.encode(&noise, 3).unwrap();
         assert_eq!((stored[0], stored.len()), (0, noise.len() + PREFIX));
         let text = b"all work and no play ".repeat(10_000);
-        let packed = codec.encode(&text).unwrap();
+        let packed = codec.encode(&text, 3).unwrap();
         assert!(packed[0] == 1 && packed.len() < text.len() / 50);
         assert_eq!(codec.decode(&packed, text.len()).unwrap(), text);
         assert!(codec.decode(&packed, text.len() - 1).is_err());
@@ -178,8 +183,8 @@ mod tests {
 
     #[test]
     fn a_bomb_does_not_exceed_its_stated_length() {
-        let codec = FrameCodec::new(3, true);
-        let mut bomb = codec.encode(&vec![0; 4 << 20]).unwrap();
+        let codec = FrameCodec::new(true);
+        let mut bomb = codec.encode(&vec![0; 4 << 20], 3).unwrap();
         bomb[1..5].copy_from_slice(&1000u32.to_le_bytes());
         assert!(codec.decode(&bomb, 1000).is_err());
     }
@@ -187,15 +192,15 @@ mod tests {
     proptest! {
         #[test]
         fn frames_read_back(raw in proptest::collection::vec(any::<u8>(), 1..5000), n in 1usize..20) {
-            let codec = FrameCodec::new(3, true);
+            let codec = FrameCodec::new(true);
             let raw = raw.repeat(n);
-            let plain = codec.encode(&raw).unwrap();
+            let plain = codec.encode(&raw, 3).unwrap();
             prop_assert_eq!(codec.decode(&plain, raw.len()).unwrap(), raw);
         }
 
         #[test]
         fn arbitrary_frames_are_refused_or_read(plain in proptest::collection::vec(any::<u8>(), 0..300), n in 0usize..10_000) {
-            if let Ok(raw) = FrameCodec::new(3, false).decode(&plain, n) {
+            if let Ok(raw) = FrameCodec::new(false).decode(&plain, n) {
                 prop_assert_eq!(raw.len(), n);
             }
         }

@@ -136,7 +136,8 @@ impl SnapshotId {
             .ok()
             .filter(|t| (1970..=9999).contains(&t.year()))
             .ok_or_else(|| Error::invalid("the clock is not between the years 1970 and 9999"))?;
-        let text = at.format(&format).map_err(|e| Error::internal("cannot format a time").caused_by(e))?;
+        let text =
+            at.format(&format).map_err(|e| Error::internal("cannot format a time").caused_by(e))?;
         Ok(Self(format!("{text}-{}", to_hex(&random))))
     }
 
@@ -171,7 +172,9 @@ impl TryFrom<String> for SnapshotId {
             && digits(9..15)
             && &b[15..17] == b"Z-"
             && b[17..].iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-        if ok { Ok(Self(text)) } else {
+        if ok {
+            Ok(Self(text))
+        } else {
             Err(Error::new(Reason::InvalidName, format!("not a snapshot id: {text:?}")))
         }
     }
@@ -209,11 +212,15 @@ mod tests {
 
     #[test]
     fn snapshot_ids_read_back_and_match_prefixes() {
-        let id = SnapshotId::new(Timestamp(1_768_487_400_000_000_000), [0x9f, 0x2c, 1, 2, 3, 4, 5, 6]).unwrap();
+        let id =
+            SnapshotId::new(Timestamp(1_768_487_400_000_000_000), [0x9f, 0x2c, 1, 2, 3, 4, 5, 6])
+                .unwrap();
         assert_eq!(id.as_str(), "20260115T143000Z-9f2c010203040506");
         assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id);
         assert!(id.has_prefix("9f2c") && id.has_prefix("20260115") && !id.has_prefix("2c"));
-        for bad in ["", "x", "20260115T143000Z-9F2c010203040506", "20260115T143000Z-9f2c01020304050é"] {
+        for bad in
+            ["", "x", "20260115T143000Z-9F2c010203040506", "20260115T143000Z-9f2c01020304050é"]
+        {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad}");
         }
     }

@@ -64,6 +64,9 @@ pub struct Index {
 struct State {
     runs: Vec<Arc<Run>>,
     packs: HashMap<PackId, u32>,
+    /// Packs that are listed here and were not found in the sink as they should be: no home for what is
+    /// new, so that it is stored again.
+    lost: HashSet<PackId>,
 }
 
 /// What loading the index came upon.
@@ -116,11 +119,17 @@ impl Index {
         self.fetch_new(cx, sink, &listed).await
     }
 
-    async fn list_segments(&self, cx: &Context, sink: &Arc<dyn Sink>) -> Result<HashSet<SegmentId>> {
+    async fn list_segments(
+        &self,
+        cx: &Context,
+        sink: &Arc<dyn Sink>,
+    ) -> Result<HashSet<SegmentId>> {
         let listing = sink.list(cx, Some(&Key::new("index")?));
         cx.run(
             listing
-                .try_filter_map(async |entry| Ok(entry.key.last_segment().parse::<SegmentId>().ok()))
+                .try_filter_map(async |entry| {
+                    Ok(entry.key.last_segment().parse::<SegmentId>().ok())
+                })
                 .try_collect(),
         )
         .await
@@ -144,6 +153,7 @@ impl Index {
             let bytes = match cx.run(sink.get(cx, &key, None)).await {
                 // A collector replaced it since it was listed.
                 Err(e) if e.reason() == Reason::NotFound => return Ok(None),
+                Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
                 other => other?,
             };
             let keys = self.keys.clone();
@@ -184,8 +194,7 @@ impl Index {
         let repository = self.keys.repository;
         // What no segment lists yet must not outlive this process.
         let keep = !covers.is_empty();
-        let run =
-            cx.blocking(move || Run::write(&path, &table, &covers, keep, repository)).await?;
+        let run = cx.blocking(move || Run::write(&path, &table, &covers, keep, repository)).await?;
         self.install(run)
     }
 
@@ -232,19 +241,28 @@ impl Index {
         self.read().runs.clone()
     }
 
-    /// Whether a chunk of this name and length has a home that is not doomed. Reads from the local
+    /// Whether a chunk of this name and length has a home that is neither doomed nor lost. Reads from the local
     /// cache: a blocking call of microseconds.
     pub fn contains(&self, id: &ChunkId, len: u32) -> Result<bool> {
         for run in self.runs() {
-            if self.doomed.is_empty() {
-                if run.has(id, len)? {
-                    return Ok(true);
-                }
-            } else if run.find(id)?.iter().any(|p| p.len == len && !self.doomed.contains(&p.pack)) {
+            if run.has(id, len)? && self.has_home(&run, id, len)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Whether a chunk that a run has is in a pack that is neither doomed nor lost.
+    fn has_home(&self, run: &Run, id: &ChunkId, len: u32) -> Result<bool> {
+        let all_good = |lost: &HashSet<PackId>| self.doomed.is_empty() && lost.is_empty();
+        if all_good(&self.read().lost) {
+            return Ok(true);
+        }
+        let places = run.find(id)?;
+        let lost = &self.read().lost;
+        let good =
+            |p: &Place| p.len == len && !self.doomed.contains(&p.pack) && !lost.contains(&p.pack);
+        Ok(places.iter().any(good))
     }
 
     /// All homes of a chunk. A blocking call of microseconds.
@@ -262,6 +280,15 @@ impl Index {
         self.read().packs.clone()
     }
 
+    /// The packs that are listed and that the sink did not have whole when it was last looked at by
+    /// [`Index::unlisted_packs`].
+    #[must_use]
+    pub fn lost_packs(&self) -> Vec<PackId> {
+        let mut lost: Vec<_> = self.read().lost.iter().copied().collect();
+        lost.sort_unstable();
+        lost
+    }
+
     /// How many entries there are, homes counted one by one.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -275,26 +302,37 @@ impl Index {
     }
 
     /// Packs in the sink that no segment lists: those of interrupted runs, or of a damaged index. Their
-    /// trailers are read; damaged ones are left out. Packs in `known` are not looked at.
+    /// trailers are read; damaged ones are left out. On the way packs are noticed that are listed and not
+    /// there: they are no home for what [`Index::contains`] is asked about from then on.
     pub async fn unlisted_packs(
         &self,
         cx: &Context,
         sink: &Arc<dyn Sink>,
     ) -> Result<(Vec<PackContents>, Vec<(Key, Error)>)> {
+        // Whatever a segment lists was durable before it: a pack that is not listed now is lost.
+        let mut lost = self.packs();
         let mut listing = sink.list(cx, Some(&Key::new("packs")?));
         let mut found = Vec::new();
         let mut damaged = Vec::new();
         while let Some(entry) = cx.run(listing.try_next()).await? {
             let Some(id) = parse_pack_key(&entry.key) else { continue };
-            if self.read().packs.contains_key(&id) || self.doomed.contains(&id) {
+            let known = self.read().packs.get(&id).copied();
+            if known.is_some() || self.doomed.contains(&id) {
+                if known.is_some_and(|size| u64::from(size) == entry.size) {
+                    lost.remove(&id);
+                }
                 continue;
             }
             match fetch_trailer(cx, sink, id, entry.size, &self.keys).await {
                 Ok(contents) => found.push(contents),
-                Err(e) if e.is_cancelled() => return Err(e),
+                // What cannot be reached now must not be taken for lost.
+                Err(e) if e.is_passing() => return Err(e),
                 Err(e) => damaged.push((entry.key, e)),
             }
         }
+        drop(listing);
+        self.state.write().unwrap_or_else(PoisonError::into_inner).lost =
+            lost.into_keys().collect();
         Ok((found, damaged))
     }
 
@@ -332,8 +370,8 @@ pub async fn fetch_trailer(
     let end = size - FOOTER_LEN as u64;
     let trailer = get(end - len..end).await?;
     let header = get(0..Header::LONG as u64).await?;
-    let contents = read_trailer(id, size, &header, &trailer, keys)
-        .map_err(|e| e.with("key", &key))?;
+    let contents =
+        read_trailer(id, size, &header, &trailer, keys).map_err(|e| e.with("key", &key))?;
     Ok(contents)
 }
 

@@ -62,7 +62,9 @@ mod tests {
         for good in ["config", "packs/aa/bb", "keys/x.age", "sessions/a-b/0"] {
             assert_eq!(Key::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", "/", "/x", "x/", "a//b", "..", "a/../b", "a/.tmp", "a b", "ä", "a\\b", "a\0"] {
+        for bad in
+            ["", "/", "/x", "x/", "a//b", "..", "a/../b", "a/.tmp", "a b", "ä", "a\\b", "a\0"]
+        {
             assert!(Key::new(bad).is_err(), "{bad:?}");
         }
         assert!(Key::new("x".repeat(256)).is_err());

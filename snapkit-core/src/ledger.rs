@@ -16,7 +16,7 @@ use crate::codec::{Reader, WriteExt, len32};
 use crate::context::Context;
 use crate::credential::Credential;
 use crate::error::{Error, Reason, Result};
-use crate::frame::{FrameCodec, MAX_STORED_FRAME};
+use crate::frame::{DEFAULT_LEVEL, FrameCodec, MAX_STORED_FRAME};
 use crate::id::SnapshotId;
 use crate::key::Key;
 use crate::manifest::{
@@ -55,7 +55,7 @@ impl StoredManifest {
     /// The ledger of a repository, seen with a credential. `certifier` is the config's.
     #[must_use]
     pub fn new(sink: Arc<dyn Sink>, credential: Arc<Credential>, certifier: [u8; 32]) -> Self {
-        Self { sink, credential, certifier, codec: Arc::new(FrameCodec::new(3, true)) }
+        Self { sink, credential, certifier, codec: Arc::new(FrameCodec::new(true)) }
     }
 
     fn encode_snapshot(&self, cx: &Context, snapshot: &Snapshot) -> Result<Bytes> {
@@ -64,14 +64,18 @@ impl StoredManifest {
         if json.len() > MAX_SNAPSHOT {
             return Err(Error::new(
                 Reason::LimitExceeded,
-                format!("the snapshot's document has {} bytes, the limit is {MAX_SNAPSHOT}", json.len()),
+                format!(
+                    "the snapshot's document has {} bytes, the limit is {MAX_SNAPSHOT}",
+                    json.len()
+                ),
             ));
         }
-        let (header, sealer) = self.credential.writer.begin(cx, ObjectType::Snapshot, key.as_str())?;
+        let (header, sealer) =
+            self.credential.writer.begin(cx, ObjectType::Snapshot, key.as_str())?;
         let mut table = Vec::new();
         let mut frames = Vec::new();
         for (number, raw) in json.chunks(DOCUMENT_FRAME).enumerate() {
-            let mut frame = self.codec.encode(raw)?;
+            let mut frame = self.codec.encode(raw, DEFAULT_LEVEL)?;
             sealer.seal(number as u64, &mut frame)?;
             table.put_u32(len32(frame.len())?);
             table.put_u32(len32(raw.len())?);
@@ -92,8 +96,7 @@ impl StoredManifest {
         key: &Key,
         document: &impl Serialize,
     ) -> Result<Bytes> {
-        let (header, sealer) =
-            self.credential.writer.begin_shared(cx, object, key.as_str())?;
+        let (header, sealer) = self.credential.writer.begin_shared(cx, object, key.as_str())?;
         let mut frame = to_json(document)?;
         sealer.seal(0, &mut frame)?;
         let mut object = header.encode();
@@ -102,7 +105,12 @@ impl StoredManifest {
         Ok(object.into())
     }
 
-    fn open_shared<T: DeserializeOwned>(&self, header: &Header, key: &Key, sealed: &[u8]) -> Result<T> {
+    fn open_shared<T: DeserializeOwned>(
+        &self,
+        header: &Header,
+        key: &Key,
+        sealed: &[u8],
+    ) -> Result<T> {
         let mut frame = sealed.to_vec();
         self.credential.writer.shared(header, key.as_str()).open(0, &mut frame)?;
         from_json(&frame)
@@ -173,7 +181,8 @@ impl StoredManifest {
 }
 
 fn to_json(document: &impl Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(document).map_err(|e| Error::internal("cannot encode a document").caused_by(e))
+    serde_json::to_vec(document)
+        .map_err(|e| Error::internal("cannot encode a document").caused_by(e))
 }
 
 fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
@@ -188,7 +197,8 @@ impl Manifest for StoredManifest {
         match cx.run(self.sink.put(cx, &key, object, PutMode::Create)).await? {
             Put::Stored => Ok(()),
             Put::AlreadyThere => {
-                Err(Error::new(Reason::AlreadyExists, "a session of this id exists").with("key", key))
+                Err(Error::new(Reason::AlreadyExists, "a session of this id exists")
+                    .with("key", key))
             }
         }
     }
@@ -205,7 +215,9 @@ impl Manifest for StoredManifest {
         let object = match end {
             End::Commit(snapshot) => {
                 if snapshot.id != *session {
-                    return Err(Error::internal("a snapshot was to be committed under another's id"));
+                    return Err(Error::internal(
+                        "a snapshot was to be committed under another's id",
+                    ));
                 }
                 self.encode_snapshot(cx, snapshot)?
             }

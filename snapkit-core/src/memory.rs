@@ -91,8 +91,9 @@ impl Sink for MemorySink {
     async fn get(&self, cx: &Context, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
         cx.check()?;
         let data = self.lock().get(key).map(|(data, _)| data.clone());
-        let data =
-            data.ok_or_else(|| Error::new(Reason::NotFound, "there is no such object").with("key", key))?;
+        let data = data.ok_or_else(|| {
+            Error::new(Reason::NotFound, "there is no such object").with("key", key)
+        })?;
         slice(key, &data, range)
     }
 

@@ -223,10 +223,8 @@ pub fn read_pack(id: PackId, bytes: &[u8], keys: &WriterKeys) -> Result<PackCont
 /// Read what a whole pack holds without checking its name: what is left of a damaged one.
 pub fn read_contents(id: PackId, bytes: &[u8], keys: &WriterKeys) -> Result<PackContents> {
     let size = bytes.len() as u64;
-    let split = bytes
-        .len()
-        .checked_sub(FOOTER_LEN)
-        .ok_or_else(|| Error::corrupt("a pack is too short"))?;
+    let split =
+        bytes.len().checked_sub(FOOTER_LEN).ok_or_else(|| Error::corrupt("a pack is too short"))?;
     let trailer_at = split - trailer_len(&bytes[split..], size)? as usize;
     read_trailer(id, size, bytes, &bytes[trailer_at..split], keys)
 }
@@ -277,12 +275,12 @@ mod tests {
     async fn a_pack_reads_back_and_every_byte_counts() {
         let cx = Context::system();
         let (writer, reader) = keys(&cx);
-        let codec = FrameCodec::new(3, true);
+        let codec = FrameCodec::new(true);
         let mut builder = PackBuilder::new(&cx, &writer, ObjectType::DataPack).unwrap();
         for n in 1..4u8 {
             let raw = vec![n; 1000];
             let chunk = ChunkRef { id: ChunkId([n; 32]), len: 500 };
-            builder.append(codec.encode(&raw).unwrap(), vec![chunk, chunk]).unwrap();
+            builder.append(codec.encode(&raw, 3).unwrap(), vec![chunk, chunk]).unwrap();
         }
         let (bytes, contents) = builder.finish().unwrap();
         assert_eq!(padme(bytes.len() as u64), bytes.len() as u64);
@@ -302,7 +300,8 @@ mod tests {
             // With the name of the damaged bytes, a header, trailer or footer is still refused.
             let renamed = PackId(*blake3::hash(&bad).as_bytes());
             let frames_end = (frame.offset + frame.stored) as usize;
-            let trailer = trailer_len(&bytes[bytes.len() - FOOTER_LEN..], bytes.len() as u64).unwrap();
+            let trailer =
+                trailer_len(&bytes[bytes.len() - FOOTER_LEN..], bytes.len() as u64).unwrap();
             let in_padding = (frames_end..bytes.len() - FOOTER_LEN - trailer as usize).contains(&i);
             let in_frames = (Header::LONG..frames_end).contains(&i);
             if !in_padding && !in_frames {

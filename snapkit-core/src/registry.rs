@@ -71,8 +71,19 @@ impl fmt::Debug for Registry {
 /// one.
 pub fn settings<T: DeserializeOwned>(source: &SourceName, value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).map_err(|e| {
-        Error::new(Reason::InvalidConfig, explain_unknown_key(&e.to_string())).with("source", source)
+        let text = explain_unknown_key(&without_value(&e.to_string()));
+        Error::new(Reason::InvalidConfig, text).with("source", source)
     })
+}
+
+/// Serde's messages quote the value that does not fit; it may be a secret.
+fn without_value(message: &str) -> String {
+    match (message.find(": string \""), message.rfind("\", expected ")) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}: a text{}", &message[..start], &message[end + 1..])
+        }
+        _ => message.to_owned(),
+    }
 }
 
 /// Turn serde's "unknown field `x`, expected one of `a`, `b`" into a sentence that names the nearest
@@ -130,8 +141,22 @@ mod tests {
     }
 
     #[test]
+    fn values_are_not_repeated() {
+        #[derive(serde::Deserialize, Debug)]
+        struct Number {
+            #[expect(dead_code, reason = "only its type matters")]
+            port: u16,
+        }
+        let name = SourceName::new("x").unwrap();
+        let e = settings::<Number>(&name, serde_json::json!({"port": "hunter2\", expected"}))
+            .unwrap_err();
+        assert_eq!(e.message(), "invalid type: a text, expected u16");
+    }
+
+    #[test]
     fn unknown_kinds_list_the_known() {
-        let e = Registry::new().build("redsi", SourceName::new("x").unwrap(), serde_json::Value::Null);
+        let e =
+            Registry::new().build("redsi", SourceName::new("x").unwrap(), serde_json::Value::Null);
         assert_eq!(e.unwrap_err().reason(), Reason::InvalidConfig);
     }
 }

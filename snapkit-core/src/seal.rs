@@ -136,7 +136,9 @@ impl Header {
         if format != FORMAT_NUMBER {
             return Err(Error::new(
                 Reason::FormatMismatch,
-                format!("an object has format {format:#06x}, this program knows {FORMAT_NUMBER:#06x} ({FORMAT})"),
+                format!(
+                    "an object has format {format:#06x}, this program knows {FORMAT_NUMBER:#06x} ({FORMAT})"
+                ),
             ));
         }
         let object = ObjectType::from_byte(r.u8()?)
@@ -188,7 +190,8 @@ impl WriterKeys {
     ) -> Result<(Header, FrameSealer)> {
         let salt = cx.random::<32>()?;
         let object_key = Zeroizing::new(cx.random::<32>()?);
-        let short = Header { object, epoch: 0, repository: self.repository, salt, sealed_key: None };
+        let short =
+            Header { object, epoch: 0, repository: self.repository, salt, sealed_key: None };
         let sealed_key = seal_object_key(cx, &self.public, &short.encode(), &object_key)?;
         let header = Header { sealed_key: Some(sealed_key), ..short };
         let sealer = FrameSealer::new(&object_key, &header, name);
@@ -328,9 +331,11 @@ fn open_object_key(
     sealed: &SealedKey,
 ) -> Result<Zeroizing<[u8; 32]>> {
     let failed = |_| Error::corrupt("an object key cannot be opened: the header is damaged");
-    let private = <X25519HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(private).map_err(failed)?;
-    let encapsulated = <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated)
-        .map_err(failed)?;
+    let private =
+        <X25519HkdfSha256 as hpke::Kem>::PrivateKey::from_bytes(private).map_err(failed)?;
+    let encapsulated =
+        <X25519HkdfSha256 as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated)
+            .map_err(failed)?;
     let plain = Zeroizing::new(
         hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
             &OpModeR::Base,

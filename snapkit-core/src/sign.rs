@@ -69,8 +69,7 @@ impl Certificate {
 
     /// Check it against the certifier's public key.
     pub fn check(&self, certifier: &[u8; 32], repository: RepositoryId) -> Result<()> {
-        let message =
-            Self::message(repository, self.credential, self.role, &self.verifying_key);
+        let message = Self::message(repository, self.credential, self.role, &self.verifying_key);
         verify(certifier, &message, &self.signature)
             .map_err(|e| e.with("credential", self.credential))
     }
@@ -171,7 +170,11 @@ mod tests {
         let key = SigningKey::from_bytes(&[6; 32]);
         let id = CredentialId([7; 16]);
         let certificate = Certificate::issue(
-            &certifier, repository, id, Role::Writer, key.verifying_key().to_bytes(),
+            &certifier,
+            repository,
+            id,
+            Role::Writer,
+            key.verifying_key().to_bytes(),
         );
         let signer = ObjectSigner::new(repository, key, certificate);
         let mut object = b"body".to_vec();

@@ -98,7 +98,15 @@ impl RestoreRequest {
     /// Restore everything to an empty place, trusting nothing.
     #[must_use]
     pub fn new(target: Target, record: SourceRecord) -> Self {
-        Self { target, record, overwrite: false, recovery: None, trusted: false, partial: false, read_back: true }
+        Self {
+            target,
+            record,
+            overwrite: false,
+            recovery: None,
+            trusted: false,
+            partial: false,
+            read_back: true,
+        }
     }
 }
 
@@ -153,11 +161,8 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// Every foreseeable error appears here, before anything is held.
     ///
     /// `basis` is what this source recorded last time: a hint, which may be ignored.
-    async fn capture(
-        &self,
-        cx: &Context,
-        basis: Option<&SourceRecord>,
-    ) -> Result<Box<dyn Capture>>;
+    async fn capture(&self, cx: &Context, basis: Option<&SourceRecord>)
+    -> Result<Box<dyn Capture>>;
 
     /// Examine the target and open it for a restore. Nothing visible changes before
     /// [`Restore::finish`], where the system allows that. A target that holds something is refused

@@ -29,14 +29,18 @@ impl EntryPath {
     /// Check a path.
     pub fn new(path: impl Into<Vec<u8>>) -> Result<Self> {
         let path = path.into();
-        let component = |c: &[u8]| {
-            (1..=255).contains(&c.len()) && c != b"." && c != b".." && !c.contains(&0)
-        };
+        let component =
+            |c: &[u8]| (1..=255).contains(&c.len()) && c != b"." && c != b".." && !c.contains(&0);
         let ok = path.len() <= Self::MAX_LEN
             && path.split(|b| *b == b'/').all(component)
             && path.iter().filter(|b| **b == b'/').count() < 1024;
-        if ok { Ok(Self(path)) } else {
-            Err(Error::new(Reason::InvalidName, format!("not a path inside a tree: {:?}", String::from_utf8_lossy(&path))))
+        if ok {
+            Ok(Self(path))
+        } else {
+            Err(Error::new(
+                Reason::InvalidName,
+                format!("not a path inside a tree: {:?}", String::from_utf8_lossy(&path)),
+            ))
         }
     }
 
@@ -67,7 +71,9 @@ impl EntryPath {
     /// Whether this is `ancestor` or lies in it.
     #[must_use]
     pub fn starts_with(&self, ancestor: &Self) -> bool {
-        self.0.strip_prefix(ancestor.0.as_slice()).is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'))
+        self.0
+            .strip_prefix(ancestor.0.as_slice())
+            .is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'))
     }
 
     /// For people: invalid UTF-8 and control characters are shown as `\xNN`.

@@ -1,5 +1,7 @@
 //! Create, list, restore and verify, on a sink in memory, with scripted sources.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod lab;
 
 use std::sync::Arc;
@@ -18,8 +20,8 @@ use snapkit_core::secret::Secret;
 use snapkit_core::sink::Sink;
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
 use snapkit_testkit::double::{
-    RecordingProgress, RecordingSink, ScriptedArtifact, ScriptedFile, ScriptedSource, Stage, Trouble,
-    Verb,
+    RecordingProgress, RecordingSink, ScriptedArtifact, ScriptedFile, ScriptedSource, Stage,
+    Trouble, Verb,
 };
 
 fn files(n: u64) -> Vec<ScriptedFile> {
@@ -30,7 +32,10 @@ fn files(n: u64) -> Vec<ScriptedFile> {
         })
         .collect();
     let link = EntryKind::Symlink { target: b"../elsewhere".to_vec() };
-    files.push(ScriptedFile::special(TreeEntry::new(EntryPath::new(&b"caf\xe9"[..]).unwrap(), link)));
+    files.push(ScriptedFile::special(TreeEntry::new(
+        EntryPath::new(&b"caf\xe9"[..]).unwrap(),
+        link,
+    )));
     let hard = EntryKind::HardLink { target: EntryPath::new("dir0/file0").unwrap() };
     files.push(ScriptedFile::special(TreeEntry::new(EntryPath::new("dir1/again").unwrap(), hard)));
     files
@@ -63,7 +68,10 @@ async fn what_was_captured_comes_back_and_is_proven() {
     let summary = lab.restore(&report.snapshot).await.unwrap();
     assert_eq!(summary.verdict, RestoreVerdict::Match, "{:#?}", summary.sources);
     for source in 0..2 {
-        assert_eq!(lab.restored(source).keys().collect::<Vec<_>>(), lab.live(source).keys().collect::<Vec<_>>());
+        assert_eq!(
+            lab.restored(source).keys().collect::<Vec<_>>(),
+            lab.live(source).keys().collect::<Vec<_>>()
+        );
         for (name, content) in lab.restored(source) {
             assert!(same(&content, &lab.live(source)[&name]), "{name}");
         }
@@ -95,7 +103,10 @@ async fn an_unchanged_stack_costs_next_to_nothing() {
     // One changed file stores itself and its part of the tree, and nothing else.
     let mut tree = files(1500);
     tree.push(ScriptedFile::file("big/one", noise(9_000_000, 77)));
-    tree.push(ScriptedFile::file("big/text", b"all work and no play makes jack a dull boy\n".repeat(100_000)));
+    tree.push(ScriptedFile::file(
+        "big/text",
+        b"all work and no play makes jack a dull boy\n".repeat(100_000),
+    ));
     tree[3] = ScriptedFile::file("dir3/file3", noise(100, 9999));
     lab.sources[0].set(ScriptedArtifact::tree("tree", tree));
     let third = lab.create().await.unwrap();
@@ -148,7 +159,9 @@ async fn a_file_that_cannot_be_read_makes_the_snapshot_partial() {
     assert_eq!(report.snapshot.verdict, CaptureVerdict::Partial);
     let problems = &report.snapshot.sources[0].problems;
     assert_eq!(problems.count, 2);
-    assert!(problems.listed.iter().any(|p| p.place == "dir1/file1" && p.reason == "permission-denied"));
+    assert!(
+        problems.listed.iter().any(|p| p.place == "dir1/file1" && p.reason == "permission-denied")
+    );
     lab.assert_sound().await;
     lab.restore(&report.snapshot).await.unwrap();
     let mut expected = files_of(&lab.live(0)["tree"]);
@@ -202,13 +215,18 @@ async fn keys_formats_and_places_are_told_apart() {
 
     let mut other = lab.options();
     other.fingerprint = Some("00".repeat(32).parse().unwrap());
-    let e = Repository::open(&lab.cx, sink(), &[lab.unlock.clone()], other).await.unwrap_err();
+    let e = Repository::open(&lab.cx, sink(), std::slice::from_ref(&lab.unlock), other)
+        .await
+        .unwrap_err();
     assert_eq!(e.reason(), Reason::RepositoryReplaced);
 
     let config = Key::new("config").unwrap();
     let text = lab.sink.get(&lab.cx, &config, None).await.unwrap();
     let text = String::from_utf8(text.to_vec()).unwrap().replace("1-draft", "2");
-    lab.sink.put(&lab.cx, &config, text.into(), snapkit_core::sink::PutMode::Overwrite).await.unwrap();
+    lab.sink
+        .put(&lab.cx, &config, text.into(), snapkit_core::sink::PutMode::Overwrite)
+        .await
+        .unwrap();
     assert_eq!(open(vec![lab.unlock.clone()], sink()).await.reason(), Reason::FormatMismatch);
 }
 
@@ -219,7 +237,8 @@ async fn a_passphrase_opens_too() {
     let word = Unlock::Passphrase(Secret::new("correct horse".to_owned()));
     Repository::init(&cx, &sink, &word).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let options = snapkit_core::engine::OpenOptions::new(dir.path().join("c"), dir.path().join("s"));
+    let options =
+        snapkit_core::engine::OpenOptions::new(dir.path().join("c"), dir.path().join("s"));
     let unlock = [Unlock::KeyFile(generate_key_file()), word];
     Repository::open(&cx, sink, &unlock, options).await.unwrap();
 }
@@ -248,7 +267,10 @@ async fn parts_are_restored_alone() {
     lab.restore_with(&snapshot, |o| (o.selection, o.overwrite) = (selection, true)).await.unwrap();
     let restored = lab.restored(0);
     let names: Vec<_> = files_of(&restored["tree"]).into_keys().collect();
-    assert!(names.iter().any(|p| p == "dir0/file7") && !names.iter().any(|p| p.ends_with("file8")), "{names:?}");
+    assert!(
+        names.iter().any(|p| p == "dir0/file7") && !names.iter().any(|p| p.ends_with("file8")),
+        "{names:?}"
+    );
     let e = lab
         .restore_with(&snapshot, |o| o.selection.source = Some(SourceName::new("zzz").unwrap()))
         .await
@@ -262,7 +284,11 @@ async fn files_are_read_alone_with_holes_and_links() {
     let snapshot = lab.create().await.unwrap().snapshot;
     let repository = lab.open().await.unwrap();
     let artifact = &snapshot.sources[0].artifacts[0];
-    for (path, expected) in [("big/one", noise(9_000_000, 77)), ("dir1/again", noise(0, 0)), ("dir3/file3", noise(111, 3))] {
+    for (path, expected) in [
+        ("big/one", noise(9_000_000, 77)),
+        ("dir1/again", noise(0, 0)),
+        ("dir3/file3", noise(111, 3)),
+    ] {
         let path = EntryPath::new(path).unwrap();
         let body = repository.open_file(&lab.cx, artifact, &path).await.unwrap();
         let bytes: Vec<_> = body.try_collect().await.unwrap();
@@ -284,7 +310,7 @@ async fn snapshots_are_found_by_what_people_type() {
         let options = CreateOptions { name: Some(name.to_owned()), ..CreateOptions::default() };
         let report = repository.create(&lab.cx, &lab.stack(), &options).await.unwrap();
         ids.push(report.snapshot);
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        lab.cx.sleep(std::time::Duration::from_millis(1100)).await.unwrap();
     }
     let ledger = repository.ledger(&lab.cx).await.unwrap();
     let scope = Scope { stack: Some("test".to_owned()), ..Scope::default() };
@@ -308,10 +334,8 @@ async fn two_creates_at_once_both_commit() {
     let stack = lab.stack();
     let (a, b) = (lab.open().await.unwrap(), lab.open().await.unwrap());
     let options = CreateOptions::default();
-    let (a, b) = tokio::join!(
-        a.create(&lab.cx, &stack, &options),
-        b.create(&lab.cx, &stack, &options)
-    );
+    let (a, b) =
+        tokio::join!(a.create(&lab.cx, &stack, &options), b.create(&lab.cx, &stack, &options));
     assert_ne!(a.unwrap().snapshot.id, b.unwrap().snapshot.id);
     lab.assert_sound().await;
     assert_eq!(lab.open().await.unwrap().ledger(&lab.cx).await.unwrap().snapshots.len(), 2);

@@ -67,6 +67,9 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
             (report, Some(file), true)
         }
     };
+    if let Ok(state) = app.places.state() {
+        Repository::pin(&app.cx, &report, state).await?;
+    }
     tell(app, &report, key_file.as_deref(), is_new)?;
     Ok(Exit::Done)
 }

@@ -126,7 +126,8 @@ fn another_repository_in_the_same_place_is_noticed() {
     let env = TestEnv::with_repository();
     assert!(env.run(["list"]).is_success());
     fs::remove_dir_all(env.path("repo")).unwrap();
-    assert!(env.run(["init", "-q"]).is_success());
+    // Made by somebody else: this machine's local state does not know of it.
+    assert!(env.run(["init", "-q", "--state-dir", "elsewhere"]).is_success());
     assert_snapshot!(env.run(["list"]), @"
     --- stderr
     error: another repository stands where this machine knew one (location=[DIR]/repo, known=[HEX], found=[HEX])
@@ -134,6 +135,11 @@ fn another_repository_in_the_same_place_is_noticed() {
     --- exit 4
     ");
     assert!(env.run(["list", "--accept-new-repository"]).is_success());
+    assert!(env.run(["list"]).is_success());
+
+    // Made by ourselves: nothing to ask.
+    fs::remove_dir_all(env.path("repo")).unwrap();
+    assert!(env.run(["init", "-q"]).is_success());
     assert!(env.run(["list"]).is_success());
 }
 

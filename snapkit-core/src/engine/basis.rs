@@ -209,7 +209,11 @@ impl BasisReader {
         for shift in (0..63).step_by(7) {
             let mut byte = [0];
             if self.input.read(&mut byte)? == 0 {
-                return if shift == 0 { Ok(None) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) };
+                return if shift == 0 {
+                    Ok(None)
+                } else {
+                    Err(std::io::ErrorKind::UnexpectedEof.into())
+                };
             }
             value |= u64::from(byte[0] & 0x7f) << shift;
             if byte[0] & 0x80 == 0 {
@@ -288,7 +292,8 @@ impl BasisWriter {
     fn create(dir: &Path, name: String) -> Result<Self> {
         let path = dir.join(&name);
         let what = || format!("cannot write the basis {}", path.display());
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).doing(what)?;
+        let file =
+            File::options().write(true).create_new(true).mode(0o600).open(&path).doing(what)?;
         let output = HashingFile { file, hasher: blake3::Hasher::new() };
         let output = zstd::stream::write::Encoder::new(output, 1).doing(what)?;
         Ok(Self { path, name, output, scratch: Vec::new(), buffer: Vec::new() })

@@ -1,16 +1,18 @@
 //! The life of a create: prepare, cut, stream, make durable, commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 
-use crate::artifact::{ArtifactMeta, Body, Shape};
+use crate::artifact::{ArtifactMeta, Body, Chunking, Shape};
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Cutting, Participant, guarded};
+use crate::engine::local::Seen;
 use crate::engine::options::{CreateOptions, Stack};
 use crate::engine::report::{CreateReport, seconds};
 use crate::engine::store::{StoreStats, TreeStore, store_stream};
@@ -19,13 +21,58 @@ use crate::error::{Error, Reason, Result};
 use crate::facts::{Facts, Standing};
 use crate::id::SnapshotId;
 use crate::manifest::{
-    ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, End, LineState, Outcome, Problems,
-    Session, Snapshot, SourceRecord,
+    ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, End, LineState, Manifest, Outcome,
+    Problems, Session, Snapshot, SourceRecord,
 };
+use crate::pack::pack_key;
 use crate::progress::Phase;
+
+/// Pages are compressed at a zstd level that is so much higher.
+const PAGES_EFFORT: i32 = 5;
 
 /// How often a session shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(600);
+
+/// How long a run that was cancelled may take to say that it ended: somebody is waiting.
+const HURRIED: Duration = Duration::from_millis(1500);
+
+/// A session that was announced and has not ended. If it is dropped, it is ended all the same. Best
+/// effort: a session without an end is fenced by the next collection.
+struct OpenSession {
+    cx: Context,
+    manifest: Arc<dyn Manifest>,
+    id: SnapshotId,
+    open: bool,
+}
+
+impl OpenSession {
+    /// End it without a snapshot. `Lost` if it had ended before.
+    async fn abort(&mut self, why: &Error) -> Result<Outcome> {
+        if !self.open {
+            return Ok(Outcome::Won);
+        }
+        let limit = if why.is_cancelled() { HURRIED } else { CLEANUP_LIMIT };
+        let cx = self.cx.for_cleanup(limit);
+        let ended = self.manifest.end(&cx, &self.id, End::Abort(why.reason().code())).await;
+        self.open = false;
+        if let Err(e) = &ended {
+            tracing::warn!(error = %e.chain(), session = %self.id, "the session could not be ended");
+        }
+        ended
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        if self.open {
+            let (cx, manifest, id) =
+                (self.cx.for_cleanup(CLEANUP_LIMIT), Arc::clone(&self.manifest), self.id.clone());
+            self.cx.spawn_detached(async move {
+                drop(manifest.end(&cx, &id, End::Abort(Reason::Cancelled.code())).await);
+            });
+        }
+    }
+}
 
 impl Repository {
     /// Capture a stack and commit the snapshot.
@@ -41,20 +88,24 @@ impl Repository {
         cx.progress().phase(Phase::Prepare);
         let begun = cx.monotonic();
         let started = cx.now();
-        let session =
-            Session { id: SnapshotId::new(started, cx.random()?)?, started, host: stack.host.clone() };
-        // The session is announced first, then tombstones and index are read: so a collector either
-        // sees the session or is seen by it.
-        self.manifest.begin(cx, &session).await?;
-        let result = self.run_session(cx, &session, stack, options).await;
+        let session = Session {
+            id: SnapshotId::new(started, cx.random()?)?,
+            started,
+            host: stack.host.clone(),
+        };
+        let mut open = OpenSession {
+            cx: cx.clone(),
+            manifest: Arc::clone(&self.manifest),
+            id: session.id.clone(),
+            open: true,
+        };
+        // A panic is an error here, so that the session ends on every path.
+        let result = guarded(self.run_session(cx, &session, &mut open, stack, options)).await;
         if let Err(e) = &result {
-            // Best effort: a session that has no end is fenced by the next collection.
-            let cleanup = cx.for_cleanup(CLEANUP_LIMIT);
-            let end = End::Abort(e.reason().code());
-            if let Err(e) = self.manifest.end(&cleanup, &session.id, end).await {
-                tracing::warn!(error = %e.chain(), "the session could not be ended");
-            }
+            // It was told what there is to tell.
+            drop(open.abort(e).await);
         }
+        open.open = false;
         let (snapshot, warnings) = result?;
         let seconds = seconds(cx.monotonic().saturating_sub(begun));
         Ok(CreateReport { snapshot, seconds, warnings })
@@ -64,18 +115,33 @@ impl Repository {
         &self,
         cx: &Context,
         session: &Session,
+        open: &mut OpenSession,
         stack: &Stack,
         options: &CreateOptions,
     ) -> Result<(Snapshot, Vec<String>)> {
+        // The session is announced first, then tombstones and index are read: so a collector either
+        // sees the session or is seen by it.
+        if let Err(e) = self.manifest.begin(cx, session).await {
+            // A session of this id that is somebody else's is theirs to end.
+            open.open = e.reason() != Reason::AlreadyExists;
+            return Err(e);
+        }
         let _heartbeat = self.start_heartbeat(cx, &session.id);
         let mut warnings = self.warnings.clone();
         let (index, loaded) = self.load_index(cx).await?;
         for (key, e) in loaded.damaged {
-            warnings.push(format!("index segment {key} is damaged and was left out: {}", e.chain()));
+            warnings
+                .push(format!("index segment {key} is damaged and was left out: {}", e.chain()));
         }
         let (adopted, damaged) = index.adopt(cx, &self.sink).await?;
         for (key, e) in damaged {
             warnings.push(format!("pack {key} belongs to no index and is damaged: {}", e.chain()));
+        }
+        for id in index.lost_packs() {
+            let key = pack_key(id)?;
+            warnings.push(format!(
+                "pack {key} is gone or cut short: what this run needs of it is stored again"
+            ));
         }
         let store = BasisStore::new(&self.local.dir(), &stack.name, &stack.host);
         let (bases, previous) = self.bases(cx, &store, stack, &mut warnings).await?;
@@ -83,7 +149,7 @@ impl Repository {
 
         let cutting = Cutting::prepare(cx, stack, &records).await?;
         cx.progress().phase(Phase::Freeze);
-        let mut cutting = cutting.take(stack.gate.as_deref(), stack.window).await?;
+        let mut cutting = cutting.take(stack.gate.as_ref(), stack.window).await?;
 
         cx.progress().phase(Phase::Stream);
         let mut writer = Writer::new(
@@ -102,13 +168,15 @@ impl Repository {
             cx,
             store: &store,
             read_all: options.read_all,
+            level: options.level,
             stats: StoreStats::default(),
             sources: Vec::new(),
         };
         let width = cutting.width;
-        for (participant, basis) in cutting.participants.iter_mut().zip(bases) {
-            run.source(&mut writer, participant, basis).await?;
-        }
+        let streamed = run.sources(&mut writer, &mut cutting.participants, bases).await;
+        // Nothing is held when this returns, whatever it returns.
+        cutting.abort().await;
+        streamed?;
 
         cx.progress().phase(Phase::Index);
         // Packs taken over from an interrupted run are listed with this run's.
@@ -133,7 +201,11 @@ impl Repository {
                 entries: stats.entries,
                 files_read: stats.files_read,
                 files_unchanged: stats.files_unchanged,
-                bytes: sources.iter().flat_map(|s| &s.record.artifacts).map(|a| a.content.bytes()).sum(),
+                bytes: sources
+                    .iter()
+                    .flat_map(|s| &s.record.artifacts)
+                    .map(|a| a.content.bytes())
+                    .sum(),
                 bytes_read: stats.bytes_read,
                 chunks_new: written.chunks_new,
                 bytes_new: written.bytes_new,
@@ -143,7 +215,21 @@ impl Repository {
             sources: sources.iter().map(|s| s.record.clone()).collect(),
             program: options.program.clone(),
         };
-        if self.manifest.end(cx, &session.id, End::Commit(&snapshot)).await? == Outcome::Lost {
+        let commit = End::Commit(&snapshot);
+        let outcome = match self.manifest.end(cx, &session.id, commit).await {
+            Ok(outcome) => outcome,
+            // Nobody answered whether there is a snapshot now. After an abort there is none and never
+            // will be, unless there was one before.
+            Err(e) => match open.abort(&e).await {
+                Ok(Outcome::Lost) => {
+                    let cx = cx.for_cleanup(HURRIED);
+                    self.manifest.end(&cx, &session.id, commit).await.map_err(|_| e)?
+                }
+                Ok(Outcome::Won) | Err(_) => return Err(e),
+            },
+        };
+        open.open = false;
+        if outcome == Outcome::Lost {
             return Err(Error::new(Reason::SessionLost, "the session was ended by somebody else")
                 .with("session", &session.id));
         }
@@ -178,9 +264,17 @@ impl Repository {
             cx.blocking(move || Ok(names.iter().map(|n| store.load(n)).collect::<Vec<_>>())).await
         };
         let mut bases = load(cx.clone(), store.clone(), names.clone()).await?;
-        let mut previous = bases.iter().flatten().map(|b| b.snapshot.clone()).max();
-        let seen = self.local.seen(cx).await?;
-        previous = previous.max(seen.iter().next_back().cloned());
+        let mut known: BTreeSet<_> = bases.iter().flatten().map(|b| b.snapshot.clone()).collect();
+        known.extend(self.local.seen(cx).await?.newest());
+        for id in &known {
+            let line = self.manifest.get(cx, id).await;
+            if line.is_err_and(|e| e.reason() == Reason::NoSnapshot) {
+                warnings.push(format!(
+                    "snapshot {id}, which this machine has seen, is gone: somebody may have put an old copy of the repository back"
+                ));
+            }
+        }
+        let mut previous = known.pop_last();
         if bases.iter().any(Option::is_none) || previous.is_none() {
             let mut newest: Vec<Option<Snapshot>> = names.iter().map(|_| None).collect();
             let mut lines = self.manifest.list(cx).await?;
@@ -189,7 +283,7 @@ impl Repository {
                     Ok(line) => line,
                     Err(e) if e.is_cancelled() => return Err(e),
                     Err(e) => {
-                        warnings.push(format!("snapshot {id} is damaged: {}", e.chain()));
+                        warnings.push(format!("snapshot {id} cannot be read: {}", e.chain()));
                         continue;
                     }
                 };
@@ -268,14 +362,18 @@ impl Repository {
     ) {
         let (store, id) = (store.clone(), snapshot.id.clone());
         let cleanup = cx.for_cleanup(CLEANUP_LIMIT);
+        let seen = Seen { snapshots: [snapshot.id.clone()].into(), ..Seen::default() };
         let saved = cleanup
             .blocking(move || {
                 sources.into_iter().try_for_each(|s| store.save(&id, &s.record, s.files))
             })
             .await;
-        let remembered = self.local.remember(&cleanup, vec![snapshot.id.clone()]).await;
+        let remembered = self.local.remember(&cleanup, seen).await;
         if let Err(e) = saved.and(remembered) {
-            warnings.push(format!("local state was not saved, so the next run reads more: {}", e.chain()));
+            warnings.push(format!(
+                "local state was not saved, so the next run reads more: {}",
+                e.chain()
+            ));
         }
     }
 }
@@ -301,11 +399,24 @@ struct Run<'a> {
     cx: &'a Context,
     store: &'a BasisStore,
     read_all: bool,
+    level: i32,
     stats: StoreStats,
     sources: Vec<Captured>,
 }
 
 impl Run<'_> {
+    async fn sources(
+        &mut self,
+        writer: &mut Writer,
+        participants: &mut [Participant],
+        bases: Vec<Option<SourceBasis>>,
+    ) -> Result<()> {
+        for (participant, basis) in participants.iter_mut().zip(bases) {
+            self.source(writer, participant, basis).await?;
+        }
+        Ok(())
+    }
+
     async fn source(
         &mut self,
         writer: &mut Writer,
@@ -331,17 +442,18 @@ impl Run<'_> {
             (Some(e), _) => Err(Failure::Source(e)),
             (None, None) => Err(Failure::Source(Error::internal("a source has no capture"))),
             (None, Some(capture)) => {
-                self.artifacts(writer, &mut **capture, &mut captured, basis.as_ref()).await
+                let work = self.artifacts(writer, &mut **capture, &mut captured, basis.as_ref());
+                // A panic that was not caught nearer may have left the pipeline in any state.
+                let result = AssertUnwindSafe(work).catch_unwind().await;
+                result.unwrap_or_else(|p| Err(Failure::Repository(Error::panicked(&*p))))
             }
         };
         let result = match result {
-            Ok(()) => match participant.capture.take() {
-                Some(capture) => guarded(self.cx.run(capture.finish(self.cx)))
-                    .await
-                    .map(|facts| captured.record.facts = facts)
-                    .map_err(Failure::Source),
-                None => Ok(()),
-            },
+            Ok(()) => participant
+                .finish(self.cx)
+                .await
+                .map(|facts| captured.record.facts = facts)
+                .map_err(Failure::Source),
             Err(e) => Err(e),
         };
         match result {
@@ -350,6 +462,7 @@ impl Run<'_> {
             }
             Ok(()) => {}
             Err(Failure::Source(e)) if participant.may_fail && !e.is_cancelled() => {
+                participant.abort(&self.cx.for_cleanup(CLEANUP_LIMIT)).await;
                 self.cx.progress().warn(&format!("source {}: {}", info.name, e.chain()));
                 captured.record.problems.add(info.name.as_str(), &e);
                 captured.record.verdict = CaptureVerdict::Failed;
@@ -380,10 +493,13 @@ impl Run<'_> {
             guarded(cx.run(capture.next(cx))).await.map_err(Failure::Source)?
         {
             if !names.insert(meta.name.clone()) {
-                let e = Error::internal("a source named an artifact twice").with("artifact", &meta.name);
+                let e = Error::internal("a source named an artifact twice")
+                    .with("artifact", &meta.name);
                 return Err(Failure::Source(e));
             }
-            if let Some(record) = self.unchanged(writer, &meta, basis).map_err(Failure::Repository)? {
+            if let Some(record) =
+                self.unchanged(writer, &meta, basis).map_err(Failure::Repository)?
+            {
                 captured.record.artifacts.push(record);
                 continue;
             }
@@ -392,18 +508,32 @@ impl Run<'_> {
             }
             let body =
                 guarded(cx.run(capture.open(cx, &meta.name))).await.map_err(Failure::Source)?;
+            // Of a database only what changes is stored again: it pays to compress it well once.
+            let effort =
+                if matches!(meta.chunking, Chunking::Pages { .. }) { PAGES_EFFORT } else { 0 };
+            writer.set_level(self.level + effort);
             let content = match body {
                 Body::Bytes(stream) => {
-                    let stored =
-                        store_stream(cx, writer, stream, meta.chunking, meta.size_hint, &mut self.stats)
-                            .await
-                            .map_err(Failure::Repository)?
-                            .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    let stored = store_stream(
+                        cx,
+                        writer,
+                        stream,
+                        meta.chunking,
+                        meta.size_hint,
+                        &mut self.stats,
+                    )
+                    .await
+                    .map_err(Failure::Repository)?
+                    .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
                     ContentRef::Bytes { content: stored.content }
                 }
                 Body::Tree(tree) => {
-                    let old = basis.filter(|_| !self.read_all).and_then(|b| b.tree(meta.name.as_str()));
-                    let new = self.store.writer(cx, &captured.record.name).map_err(Failure::Repository)?;
+                    let old =
+                        basis.filter(|_| !self.read_all).and_then(|b| b.tree(meta.name.as_str()));
+                    let new = self
+                        .store
+                        .writer(cx, &captured.record.name)
+                        .map_err(Failure::Repository)?;
                     let store = TreeStore {
                         cx,
                         writer,
@@ -416,13 +546,18 @@ impl Run<'_> {
                         .await
                         .map_err(Failure::Repository)?
                         .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
-                    stored.digest.write(meta.name.as_str(), Standing::Pinned, &mut captured.tree_facts);
+                    stored.digest.write(
+                        meta.name.as_str(),
+                        Standing::Pinned,
+                        &mut captured.tree_facts,
+                    );
                     captured.files.insert(meta.name.to_string(), stored.basis);
                     stored.content
                 }
                 Body::Records(_) => {
-                    let e = Error::new(Reason::Unsupported, "this version cannot store records yet")
-                        .with("artifact", &meta.name);
+                    let e =
+                        Error::new(Reason::Unsupported, "this version cannot store records yet")
+                            .with("artifact", &meta.name);
                     return Err(Failure::Source(e));
                 }
             };

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -10,6 +11,7 @@ use futures_util::future::join_all;
 use crate::context::Context;
 use crate::engine::options::{Gate, Stack, StackSource};
 use crate::error::{Error, Reason, Result};
+use crate::facts::Facts;
 use crate::manifest::SourceRecord;
 use crate::source::{Capture, Cut, FreezeSpeed, Source};
 
@@ -24,19 +26,75 @@ pub(crate) struct Participant {
     pub(crate) cut: Option<Cut>,
     /// Why it takes no further part.
     pub(crate) failure: Option<Error>,
+    /// A freeze was tried: it has to be thawed.
+    frozen: bool,
 }
 
-/// All sources of a run. If it is dropped with captures in it, they are thawed and aborted all the same.
+/// All sources of a run. If it is dropped with captures in it, they are thawed and aborted all the same,
+/// and a gate that was closed is opened.
 pub(crate) struct Cutting {
     cx: Context,
     pub(crate) participants: Vec<Participant>,
     /// From the first pin to the last.
     pub(crate) width: Duration,
+    /// The gate, while it may be closed.
+    gate: Option<Arc<dyn Gate>>,
 }
 
 /// A panic of a source is an error of that source.
 pub(crate) async fn guarded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|p| Err(Error::panicked(&*p)))
+}
+
+/// [`guarded`] work that ends what it consumes: it is begun even if the context ends at this very
+/// moment, for what is dropped before it has begun is neither finished nor aborted.
+pub(crate) async fn ending<T>(cx: &Context, work: impl Future<Output = Result<T>>) -> Result<T> {
+    guarded(async {
+        let mut work = std::pin::pin!(work);
+        match futures_util::poll!(work.as_mut()) {
+            Poll::Ready(result) => result,
+            Poll::Pending => cx.run(work).await,
+        }
+    })
+    .await
+}
+
+impl Participant {
+    /// Why the run must end, if this source is a reason.
+    fn is_fatal(&self) -> bool {
+        self.failure.as_ref().is_some_and(|e| !self.may_fail || e.is_cancelled())
+    }
+
+    /// Release the source and learn what only the end knows.
+    pub(crate) async fn finish(&mut self, cx: &Context) -> Result<Facts> {
+        // While it has not begun, an abort is still possible.
+        cx.check()?;
+        match self.capture.take() {
+            Some(capture) => ending(cx, capture.finish(cx)).await,
+            None => Err(Error::internal("a source has no capture")),
+        }
+    }
+
+    /// Release the source without a result.
+    pub(crate) async fn abort(&mut self, cx: &Context) {
+        if let Some(capture) = self.capture.take()
+            && let Err(e) = ending(cx, capture.abort(cx)).await
+        {
+            tracing::warn!(
+                error = %e.chain(), source = %self.source.info().name, "a capture could not be released"
+            );
+        }
+    }
+
+    async fn thaw(&mut self, cx: &Context) {
+        if !self.frozen {
+            return;
+        }
+        let Some(capture) = self.capture.as_mut() else { return };
+        if let Err(e) = guarded(cx.run(capture.thaw(cx))).await {
+            self.failure.get_or_insert(e.with("source", &self.source.info().name));
+        }
+    }
 }
 
 impl Cutting {
@@ -46,34 +104,37 @@ impl Cutting {
         stack: &Stack,
         basis: &[Option<SourceRecord>],
     ) -> Result<Self> {
-        let prepared = join_all(stack.sources.iter().zip(basis).map(|(s, basis)| async move {
-            guarded(cx.run(s.source.capture(cx, basis.as_ref()))).await
-        }))
-        .await;
-        let mut cutting = Self { cx: cx.clone(), participants: Vec::new(), width: Duration::ZERO };
-        for (StackSource { source, may_fail }, result) in stack.sources.iter().zip(prepared) {
-            let (capture, failure) = match result {
-                Ok(capture) => (Some(capture), None),
-                Err(e) => (None, Some(e.with("source", &source.info().name))),
-            };
-            cutting.participants.push(Participant {
+        let participants =
+            stack.sources.iter().map(|StackSource { source, may_fail }| Participant {
                 source: Arc::clone(source),
                 may_fail: *may_fail,
-                capture,
+                capture: None,
                 cut: None,
-                failure,
+                failure: None,
+                frozen: false,
             });
-        }
+        let mut cutting = Self {
+            cx: cx.clone(),
+            participants: participants.collect(),
+            width: Duration::ZERO,
+            gate: None,
+        };
+        // Each capture is in its place as soon as there is one: none is lost when this is dropped while
+        // others are still preparing.
+        let preparing = cutting.participants.iter_mut().zip(basis).map(|(p, basis)| async move {
+            match guarded(cx.run(p.source.capture(cx, basis.as_ref()))).await {
+                Ok(capture) => p.capture = Some(capture),
+                Err(e) => p.failure = Some(e.with("source", &p.source.info().name)),
+            }
+        });
+        join_all(preparing).await;
         cutting.check().await
     }
 
     /// End the run if a source has failed that may not.
     async fn check(mut self) -> Result<Self> {
-        let fatal = self
-            .participants
-            .iter_mut()
-            .find(|p| p.failure.as_ref().is_some_and(|e| !p.may_fail || e.is_cancelled()))
-            .and_then(|p| p.failure.take());
+        let fatal =
+            self.participants.iter_mut().find(|p| p.is_fatal()).and_then(|p| p.failure.take());
         match fatal {
             Some(e) => {
                 self.abort().await;
@@ -87,96 +148,103 @@ impl Cutting {
     /// every path all are thawed and the gate is opened.
     pub(crate) async fn take(
         mut self,
-        gate: Option<&dyn Gate>,
+        gate: Option<&Arc<dyn Gate>>,
         window: Duration,
     ) -> Result<Self> {
         let cx = self.cx.within(window);
         let mut closed = Ok(());
         if let Some(gate) = gate {
+            self.gate = Some(Arc::clone(gate));
             closed = guarded(cx.run(gate.close(&cx))).await;
         }
         if closed.is_ok() {
             for speed in [FreezeSpeed::Slow, FreezeSpeed::Instant] {
-                self.freeze(&cx, speed).await;
+                // Nobody is disturbed for a cut that is lost.
+                if !self.participants.iter().any(Participant::is_fatal) {
+                    self.freeze(&cx, speed).await;
+                }
             }
         }
-        let cleanup = self.cx.for_cleanup(CLEANUP_LIMIT);
-        self.thaw(&cleanup).await;
-        let mut opened = Ok(());
-        if let Some(gate) = gate {
-            opened = guarded(cleanup.run(gate.open(&cleanup))).await;
-        }
+        thaw_all(&self.cx, &mut self.participants).await;
+        let opened = self.open_gate().await;
         if let Err(e) = closed.and(opened) {
             self.abort().await;
             return Err(e);
         }
-        let cuts = self.participants.iter().filter_map(|p| p.cut.as_ref());
+        let mut this = self.check().await?;
+        let cuts = this.participants.iter().filter_map(|p| p.cut.as_ref());
         let first = cuts.clone().map(|c| c.begin).min();
         let last = cuts.map(|c| c.end).max();
-        self.width = first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a));
-        if self.width > window {
-            self.abort().await;
+        this.width = first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a));
+        if this.width > window {
+            this.abort().await;
             return Err(Error::new(
                 Reason::TimedOut,
-                format!("the cut took {:?}, the window is {window:?}", self.width),
+                format!("the cut took {:?}, the window is {window:?}", this.width),
             ));
         }
-        self.check().await
+        Ok(this)
     }
 
     async fn freeze(&mut self, cx: &Context, speed: FreezeSpeed) {
-        let freezing = self
-            .participants
-            .iter_mut()
-            .filter(|p| p.source.info().freeze == speed)
-            .map(|p| async {
-                let Some(capture) = p.capture.as_mut() else { return };
-                match guarded(cx.run(capture.freeze(cx))).await {
-                    Ok(cut) => p.cut = Some(cut),
-                    Err(e) => p.failure = Some(e.with("source", &p.source.info().name)),
-                }
-            });
+        let freezing =
+            self.participants.iter_mut().filter(|p| p.source.info().freeze == speed).map(
+                |p| async {
+                    let Some(capture) = p.capture.as_mut() else { return };
+                    p.frozen = true;
+                    match guarded(cx.run(capture.freeze(cx))).await {
+                        Ok(cut) => p.cut = Some(cut),
+                        Err(e) => p.failure = Some(e.with("source", &p.source.info().name)),
+                    }
+                },
+            );
         join_all(freezing).await;
     }
 
-    async fn thaw(&mut self, cx: &Context) {
-        let thawing = self.participants.iter_mut().map(|p| async {
-            let Some(capture) = p.capture.as_mut() else { return };
-            if let Err(e) = guarded(cx.run(capture.thaw(cx))).await {
-                p.failure.get_or_insert(e.with("source", &p.source.info().name));
-            }
-        });
-        join_all(thawing).await;
+    async fn open_gate(&mut self) -> Result<()> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        let opened = open(&self.cx, gate).await;
+        self.gate = None;
+        opened
     }
 
-    /// Release everything.
+    /// Release every source that is not released yet.
     pub(crate) async fn abort(&mut self) {
-        let cx = self.cx.for_cleanup(CLEANUP_LIMIT);
-        abort_all(&cx, self.participants.iter_mut().filter_map(|p| p.capture.take()).collect()).await;
+        abort_all(&self.cx, &mut self.participants).await;
     }
 }
 
-async fn abort_all(cx: &Context, captures: Vec<Box<dyn Capture>>) {
-    join_all(captures.into_iter().map(|capture| async move {
-        if let Err(e) = guarded(cx.run(capture.abort(cx))).await {
-            tracing::warn!(error = %e.chain(), "a capture could not be released");
-        }
-    }))
-    .await;
+async fn thaw_all(cx: &Context, participants: &mut [Participant]) {
+    let cx = cx.for_cleanup(CLEANUP_LIMIT);
+    join_all(participants.iter_mut().map(|p| p.thaw(&cx))).await;
+}
+
+/// Open a gate, with time of its own: a thaw that hung must not keep it closed.
+async fn open(cx: &Context, gate: &Arc<dyn Gate>) -> Result<()> {
+    let cx = cx.for_cleanup(CLEANUP_LIMIT);
+    guarded(cx.run(gate.open(&cx))).await
+}
+
+async fn abort_all(cx: &Context, participants: &mut [Participant]) {
+    let cx = cx.for_cleanup(CLEANUP_LIMIT);
+    join_all(participants.iter_mut().map(|p| p.abort(&cx))).await;
 }
 
 impl Drop for Cutting {
     fn drop(&mut self) {
-        let captures: Vec<_> = self.participants.iter_mut().filter_map(|p| p.capture.take()).collect();
-        if !captures.is_empty() {
-            let cx = self.cx.for_cleanup(CLEANUP_LIMIT);
-            cx.clone().spawn_detached(async move {
-                let mut captures = captures;
-                for capture in &mut captures {
-                    drop(guarded(cx.run(capture.thaw(&cx))).await);
-                }
-                abort_all(&cx, captures).await;
-            });
+        let gate = self.gate.take();
+        let mut participants = std::mem::take(&mut self.participants);
+        if gate.is_none() && participants.iter().all(|p| p.capture.is_none()) {
+            return;
         }
+        // Not a `Cutting` again: a runtime that is shutting down drops what is given to it at once.
+        let cx = self.cx.clone();
+        self.cx.spawn_detached(async move {
+            thaw_all(&cx, &mut participants).await;
+            if let Some(gate) = gate {
+                drop(open(&cx, &gate).await);
+            }
+            abort_all(&cx, &mut participants).await;
+        });
     }
 }

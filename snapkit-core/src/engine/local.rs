@@ -1,8 +1,8 @@
 //! Local state: what this machine remembers of repositories.
 //!
 //! Below the state directory, private to its owner: `locations/<hash>` pins what was found at a place,
-//! and `<repository>/seen` lists the snapshots that were seen, so that a repository put back as a whole
-//! is noticed.
+//! and `<repository>/seen` lists the snapshots that were seen, and the markers (`<id> marker`), so that a
+//! repository, or a snapshot, that somebody put back is noticed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +13,34 @@ use crate::context::Context;
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::{RepositoryFingerprint, RepositoryId, SnapshotId};
 use crate::index::create_private_dir;
+
+/// The lines of the ledger that this machine has seen. A snapshot that was replaced by a marker is in both.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) snapshots: BTreeSet<SnapshotId>,
+    pub(crate) markers: BTreeSet<SnapshotId>,
+}
+
+impl Seen {
+    fn parse(text: &str) -> Self {
+        let mut seen = Self::default();
+        for line in text.lines() {
+            let (id, set) = match line.strip_suffix(MARKER) {
+                Some(id) => (id, &mut seen.markers),
+                None => (line, &mut seen.snapshots),
+            };
+            set.extend(id.parse());
+        }
+        seen
+    }
+
+    /// The newest that was there when it was last looked at.
+    pub(crate) fn newest(&self) -> Option<SnapshotId> {
+        self.snapshots.iter().rev().find(|id| !self.markers.contains(id)).cloned()
+    }
+}
+
+const MARKER: &str = " marker";
 
 /// The local state of one repository.
 #[derive(Clone, Debug)]
@@ -48,7 +76,9 @@ impl Local {
         let location = location.to_owned();
         cx.blocking(move || {
             let pinned = match fs::read_to_string(&file) {
-                Ok(text) => text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok()),
+                Ok(text) => {
+                    text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok())
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
                 Err(e) => return Err(Error::io(format!("cannot read {}", file.display()), e)),
             };
@@ -67,22 +97,23 @@ impl Local {
         .await
     }
 
-    /// The snapshots that this machine has seen.
-    pub(crate) async fn seen(&self, cx: &Context) -> Result<BTreeSet<SnapshotId>> {
+    /// What this machine has seen of the ledger.
+    pub(crate) async fn seen(&self, cx: &Context) -> Result<Seen> {
         let file = self.dir().join("seen");
         cx.blocking(move || match fs::read_to_string(&file) {
-            Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Ok(text) => Ok(Seen::parse(&text)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Seen::default()),
             Err(e) => Err(Error::io(format!("cannot read {}", file.display()), e)),
         })
         .await
     }
 
-    /// Remember snapshots.
-    pub(crate) async fn remember(&self, cx: &Context, ids: Vec<SnapshotId>) -> Result<()> {
+    /// Remember lines.
+    pub(crate) async fn remember(&self, cx: &Context, lines: Seen) -> Result<()> {
         let known = self.seen(cx).await?;
-        let fresh: String =
-            ids.iter().filter(|id| !known.contains(id)).map(|id| format!("{id}\n")).collect();
+        let snapshots = lines.snapshots.difference(&known.snapshots).map(|id| format!("{id}\n"));
+        let markers = lines.markers.difference(&known.markers).map(|id| format!("{id}{MARKER}\n"));
+        let fresh: String = snapshots.chain(markers).collect();
         if fresh.is_empty() {
             return Ok(());
         }

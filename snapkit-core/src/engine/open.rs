@@ -1,5 +1,6 @@
 //! Making and opening repositories.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,10 +10,10 @@ use crate::chunk::ChunkKey;
 use crate::config::{CONFIG_KEY, ManifestPlace, RepositoryConfig};
 use crate::context::Context;
 use crate::credential::{Credential, MAX_CREDENTIAL, Unlock};
+use crate::engine::Repository;
 use crate::engine::local::Local;
 use crate::engine::options::{OpenOptions, check_memory};
 use crate::engine::report::InitReport;
-use crate::engine::Repository;
 use crate::error::{Error, Reason, Result};
 use crate::id::{CredentialId, to_hex};
 use crate::key::Key;
@@ -68,6 +69,16 @@ impl Repository {
         }
     }
 
+    /// Remember in the local state what was made where, so that another repository in its place is
+    /// noticed; what was there before does not count any more.
+    pub async fn pin(cx: &Context, made: &InitReport, state: PathBuf) -> Result<()> {
+        if in_memory(&made.location) {
+            return Ok(());
+        }
+        let local = Local::new(state, made.repository);
+        local.pin(cx, &made.location, made.fingerprint, true).await
+    }
+
     /// The config of a repository, without a key. `no-repository` if there is none.
     pub async fn peek(cx: &Context, sink: &Arc<dyn Sink>) -> Result<RepositoryConfig> {
         let location = &sink.info().location;
@@ -96,20 +107,25 @@ impl Repository {
         if let Some(expected) = options.fingerprint
             && expected != fingerprint
         {
-            return Err(Error::new(Reason::RepositoryReplaced, "this is not the repository that was expected")
-                .with("location", location)
-                .with("expected", expected)
-                .with("found", fingerprint));
+            return Err(Error::new(
+                Reason::RepositoryReplaced,
+                "this is not the repository that was expected",
+            )
+            .with("location", location)
+            .with("expected", expected)
+            .with("found", fingerprint));
         }
         let credential = Arc::new(open_credential(cx, &sink, unlock, &config).await?);
         let local = Local::new(options.state.clone(), config.repository);
-        // A place in memory is another one each time.
-        if !location.starts_with("memory:") {
+        if !in_memory(&location) {
             local.pin(cx, &location, fingerprint, options.accept_new_repository).await?;
         }
         let mut warnings = Vec::new();
         if !config.create_only {
-            warnings.push("the store does not honour create-only puts: commits rely on time windows".to_owned());
+            warnings.push(
+                "the store does not honour create-only puts: commits rely on time windows"
+                    .to_owned(),
+            );
         }
         let manifest = Arc::new(StoredManifest::new(
             Arc::clone(&sink),
@@ -119,6 +135,11 @@ impl Repository {
         let chunk_key = ChunkKey::new(&credential.writer.id_key);
         Ok(Self { sink, config, credential, manifest, chunk_key, options, local, warnings })
     }
+}
+
+/// A place in memory is another one each time.
+fn in_memory(location: &str) -> bool {
+    location.starts_with("memory:")
 }
 
 /// Whether a second create-only put of an object is refused and the first one stands.
@@ -149,11 +170,18 @@ async fn open_credential(
     let mut damage = None;
     let mut count = 0;
     while let Some(entry) = cx.run(listing.try_next()).await? {
-        let id = entry.key.last_segment().strip_suffix(".age").and_then(|t| t.parse::<CredentialId>().ok());
+        let id = entry
+            .key
+            .last_segment()
+            .strip_suffix(".age")
+            .and_then(|t| t.parse::<CredentialId>().ok());
         let Some(id) = id else { continue };
         count += 1;
         if count > MAX_CREDENTIALS {
-            return Err(Error::new(Reason::LimitExceeded, "the repository has too many credentials"));
+            return Err(Error::new(
+                Reason::LimitExceeded,
+                "the repository has too many credentials",
+            ));
         }
         if entry.size > MAX_CREDENTIAL as u64 {
             damage = Some(Error::corrupt("a credential file is too long").with("key", entry.key));
@@ -174,8 +202,11 @@ async fn open_credential(
         return Err(e);
     }
     if count == 0 {
-        return Err(Error::new(Reason::ObjectMissing, "the repository has no credential left under keys/")
-            .with("location", location));
+        return Err(Error::new(
+            Reason::ObjectMissing,
+            "the repository has no credential left under keys/",
+        )
+        .with("location", location));
     }
     Err(Error::new(Reason::WrongKey, "no key that was given opens this repository")
         .with("location", location)

@@ -39,7 +39,13 @@ impl OpenOptions {
     /// With caches and local state below two directories.
     #[must_use]
     pub fn new(cache: PathBuf, state: PathBuf) -> Self {
-        Self { cache, state, memory: DEFAULT_MEMORY, fingerprint: None, accept_new_repository: false }
+        Self {
+            cache,
+            state,
+            memory: DEFAULT_MEMORY,
+            fingerprint: None,
+            accept_new_repository: false,
+        }
     }
 }
 
@@ -81,7 +87,11 @@ pub struct Stack {
 impl Stack {
     /// A stack of all its sources, without a gate, with a window of ten seconds.
     #[must_use]
-    pub fn new(name: impl Into<String>, host: impl Into<String>, sources: Vec<Arc<dyn Source>>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        host: impl Into<String>,
+        sources: Vec<Arc<dyn Source>>,
+    ) -> Self {
         let sources =
             sources.into_iter().map(|source| StackSource { source, may_fail: false }).collect();
         Self {

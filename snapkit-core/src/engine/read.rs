@@ -14,7 +14,7 @@ use crate::chunk::ChunkKey;
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::entries::{StoredEntry, check_list, decode_entry, decode_node};
-use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::frame::FrameCodec;
 use crate::id::PackId;
 use crate::index::{Index, Place};
@@ -106,7 +106,11 @@ impl ChunkReader {
     }
 
     /// The homes of chunks; a chunk without one has been looked for everywhere.
-    async fn places(self: &Arc<Self>, cx: &Context, chunks: Vec<ChunkRef>) -> Result<Vec<(ChunkRef, Vec<Place>)>> {
+    async fn places(
+        self: &Arc<Self>,
+        cx: &Context,
+        chunks: Vec<ChunkRef>,
+    ) -> Result<Vec<(ChunkRef, Vec<Place>)>> {
         let lookup = |this: Arc<Self>, chunks: Vec<ChunkRef>| {
             cx.compute(move || {
                 chunks
@@ -182,7 +186,7 @@ impl ChunkReader {
         };
         match Arc::clone(&self).read_from(cx, &place, &read.chunks).await {
             Ok(chunks) => Ok(chunks),
-            Err(e) if e.kind() != ErrorKind::Corrupt && e.kind() != ErrorKind::NotFound => Err(e),
+            Err(e) if !e.is_damage() => Err(e),
             // Another home, chunk by chunk; and if there is none, the first complaint.
             Err(e) => {
                 let mut out = Vec::with_capacity(read.chunks.len());
@@ -195,7 +199,7 @@ impl ChunkReader {
                                 found = bytes.pop();
                                 break;
                             }
-                            Err(e) if e.is_cancelled() => return Err(e),
+                            Err(e) if e.is_passing() => return Err(e),
                             Err(_) => {}
                         }
                     }
@@ -214,13 +218,15 @@ impl ChunkReader {
         let singles = read.chunks.clone();
         match Arc::clone(&self).read_frame(cx, read).await {
             Ok(chunks) => chunks.into_iter().map(Ok).collect(),
-            Err(e) if singles.len() == 1 || e.is_cancelled() => vec![Err(e)],
+            Err(e) if singles.len() == 1 || !e.is_damage() => each(singles.len(), &e),
             Err(_) => {
                 let mut out = Vec::with_capacity(singles.len());
                 for chunk in singles {
                     let read = FrameRead { chunks: vec![chunk] };
                     let bytes = Arc::clone(&self).read_frame(cx, read).await;
-                    out.push(bytes.and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))));
+                    out.push(
+                        bytes.and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))),
+                    );
                 }
                 out
             }
@@ -235,7 +241,9 @@ impl ChunkReader {
     ) -> Result<Vec<Bytes>> {
         let wanted: Vec<(ChunkRef, u32)> = chunks
             .iter()
-            .filter_map(|(c, homes)| homes.iter().find(|h| same_frame(h, place)).map(|h| (*c, h.start)))
+            .filter_map(|(c, homes)| {
+                homes.iter().find(|h| same_frame(h, place)).map(|h| (*c, h.start))
+            })
             .collect();
         let key = pack_key(place.pack)?;
         let frame = match self.kept(place) {
@@ -245,26 +253,25 @@ impl ChunkReader {
                     .acquire_many_owned(place.raw.max(1))
                     .await
                     .map_err(|_| Error::internal("the memory budget is gone"))?;
-                let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
+                let range =
+                    u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
                 let sealed = cx.run(self.sink.get(cx, &key, Some(range))).await.map_err(|e| {
                     if e.reason() == Reason::NotFound {
                         Error::new(Reason::ObjectMissing, "a pack is gone").with("object", &key)
                     } else {
-                        e
+                        e.with("object", &key)
                     }
                 })?;
                 let (this, at) = (Arc::clone(&self), place.clone());
-                let frame = cx
-                    .compute(move || {
-                        let mut frame = sealed.to_vec();
-                        this.sealer(&at)?.open(u64::from(at.frame), &mut frame)?;
-                        let bytes = this.codec.decode(&frame, at.raw as usize)?;
-                        this.keep(&at, &bytes);
-                        Ok(Bytes::from_owner(Held { bytes, _permit: permit }))
-                    })
-                    .await
-                    .map_err(|e| e.with("object", &key))?;
-                frame
+                cx.compute(move || {
+                    let mut frame = sealed.to_vec();
+                    this.sealer(&at)?.open(u64::from(at.frame), &mut frame)?;
+                    let bytes = this.codec.decode(&frame, at.raw as usize)?;
+                    this.keep(&at, &bytes);
+                    Ok(Bytes::from_owner(Held { bytes, _permit: permit }))
+                })
+                .await
+                .map_err(|e| e.with("object", &key))?
             }
         };
         let this = Arc::clone(&self);
@@ -278,7 +285,10 @@ impl ChunkReader {
                         Some(bytes) if this.chunk_key.name(bytes) == chunk.id => {
                             Ok(frame.slice(start..start + len))
                         }
-                        _ => Err(Error::corrupt("content does not fit its name").with("chunk", chunk.id)),
+                        _ => {
+                            Err(Error::corrupt("content does not fit its name")
+                                .with("chunk", chunk.id))
+                        }
                     }
                 })
                 .collect()
@@ -303,7 +313,7 @@ impl ChunkReader {
                     let good = refs.iter().filter_map(|r| r.as_ref().ok().copied()).collect();
                     let reads: Vec<Result<FrameRead>> = match this.places(&cx, good).await {
                         Ok(places) => group(refs, places),
-                        Err(e) => vec![Err(e)],
+                        Err(e) => each(refs.len(), &e),
                     };
                     stream::iter(reads)
                 }
@@ -313,10 +323,13 @@ impl ChunkReader {
             .map(move |read| {
                 let (this, task_cx) = (Arc::clone(&this), cx.clone());
                 // A task, so that reading goes on while the consumer is busy elsewhere.
-                let task = read.map(|read| cx.spawn(async move { Ok(this.read_each(&task_cx, read).await) }));
+                let task = read.map(|read| {
+                    let n = read.chunks.len();
+                    (n, cx.spawn(async move { Ok(this.read_each(&task_cx, read).await) }))
+                });
                 async move {
                     match task {
-                        Ok(task) => task.await.unwrap_or_else(|e| vec![Err(e)]),
+                        Ok((n, task)) => task.await.unwrap_or_else(|e| each(n, &e)),
                         Err(e) => vec![Err(e)],
                     }
                 }
@@ -335,9 +348,16 @@ impl ChunkReader {
 
     /// The references of a list, nested or not, in order. A node that cannot be read is an error in its
     /// place.
-    pub(crate) fn refs(self: &Arc<Self>, cx: &Context, list: &ChunkList) -> BoxStream<'static, Result<ChunkRef>> {
+    pub(crate) fn refs(
+        self: &Arc<Self>,
+        cx: &Context,
+        list: &ChunkList,
+    ) -> BoxStream<'static, Result<ChunkRef>> {
         if let Err(why) = check_list(list) {
-            return stream::iter([Err(Error::corrupt(format!("a chunk list is malformed: {why}")))]).boxed();
+            return stream::iter([Err(Error::corrupt(format!(
+                "a chunk list is malformed: {why}"
+            )))])
+            .boxed();
         }
         if list.depth == 0 {
             return stream::iter(list.chunks.clone().into_iter().map(Ok)).boxed();
@@ -390,7 +410,11 @@ impl ChunkReader {
 
     /// The entries of a tree, in order. A part that cannot be read is an error in its place, and the
     /// stream goes on behind it.
-    pub(crate) fn entries(self: &Arc<Self>, cx: &Context, list: &ChunkList) -> BoxStream<'static, Result<StoredEntry>> {
+    pub(crate) fn entries(
+        self: &Arc<Self>,
+        cx: &Context,
+        list: &ChunkList,
+    ) -> BoxStream<'static, Result<StoredEntry>> {
         let mut last: Option<EntryPath> = None;
         self.chunks(cx, self.refs(cx, list))
             .flat_map(|chunk| {
@@ -430,6 +454,11 @@ impl ChunkReader {
 
 fn same_frame(a: &Place, b: &Place) -> bool {
     a.pack == b.pack && a.frame == b.frame
+}
+
+/// An error in each of so many places: whoever takes chunks one by one must not take one for another.
+fn each<T>(n: usize, e: &Error) -> Vec<Result<T>> {
+    (0..n).map(|_| Err(Error::new(e.reason(), e.chain()))).collect()
 }
 
 fn missing(chunk: &ChunkRef) -> Error {
@@ -482,7 +511,7 @@ impl Repository {
             reader: self.credential.reader()?.clone(),
             keys: self.credential.writer.clone(),
             chunk_key: self.chunk_key.clone(),
-            codec: FrameCodec::new(3, false),
+            codec: FrameCodec::new(false),
             budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             sealers: Mutex::default(),
             frames: Mutex::default(),
@@ -545,10 +574,16 @@ impl Repository {
                 }
             };
             match found {
-                Some(StoredEntry { entry: TreeEntry { kind: EntryKind::HardLink { target }, .. }, .. }) => {
+                Some(StoredEntry {
+                    entry: TreeEntry { kind: EntryKind::HardLink { target }, .. },
+                    ..
+                }) => {
                     wanted = target;
                 }
-                Some(StoredEntry { entry: TreeEntry { kind: EntryKind::File { size, extents }, .. }, content }) => {
+                Some(StoredEntry {
+                    entry: TreeEntry { kind: EntryKind::File { size, extents }, .. },
+                    content,
+                }) => {
                     let body = reader.bytes(cx, &content);
                     return Ok(match extents {
                         None => body,

@@ -46,6 +46,9 @@ pub struct Ledger {
     pub damaged: Vec<(SnapshotId, Error)>,
     /// Snapshots that this machine has seen and that have no line any more: never by snapkit's doing.
     pub gone: Vec<SnapshotId>,
+    /// Snapshots that stand where this machine has seen a marker: somebody put an old version back, and
+    /// what they need may have been removed since.
+    pub returned: Vec<SnapshotId>,
 }
 
 /// A source was restored.

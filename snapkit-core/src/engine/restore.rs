@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::join_all;
+
 use crate::artifact::Body;
 use crate::context::Context;
 use crate::engine::Repository;
-use crate::engine::cut::{CLEANUP_LIMIT, guarded};
+use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
 use crate::engine::options::{RestoreOptions, RestoreTo};
 use crate::engine::read::ChunkReader;
 use crate::engine::report::{RestoreSummary, SourceRestored, seconds};
 use crate::engine::select::{Chosen, Skipped, StoredTreeReader};
-use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::facts::{Comparison, Facts, RestoreVerdict};
 use crate::index::create_private_dir;
 use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Snapshot, SourceRecord};
@@ -29,6 +31,34 @@ struct Plan<'a> {
     skipped: Arc<Mutex<Skipped>>,
 }
 
+/// All sources on their way back. If this is dropped, what was not finished is aborted all the same.
+struct Plans<'a> {
+    cx: &'a Context,
+    list: Vec<Plan<'a>>,
+}
+
+impl Plans<'_> {
+    /// Leave the targets that are not finished as they were found.
+    async fn abort(&mut self) {
+        abort_all(self.cx, self.sessions()).await;
+    }
+
+    fn sessions(&mut self) -> Vec<(String, Box<dyn Restore>)> {
+        let open = |p: &mut Plan<'_>| Some((p.record.name.to_string(), p.session.take()?));
+        self.list.iter_mut().filter_map(open).collect()
+    }
+}
+
+impl Drop for Plans<'_> {
+    fn drop(&mut self) {
+        let sessions = self.sessions();
+        if !sessions.is_empty() {
+            let cx = self.cx.clone();
+            self.cx.spawn_detached(async move { abort_all(&cx, sessions).await });
+        }
+    }
+}
+
 impl Repository {
     /// Put a snapshot, or a part of it, back. Sources are built through `registry` from what the
     /// snapshot says of them. All targets are examined before the first is touched; if one fails, those
@@ -44,37 +74,18 @@ impl Repository {
         cx.progress().phase(Phase::Prepare);
         let chosen = Chosen::new(&options.selection)?;
         let reader = self.reader(cx).await?;
-        let mut plans = Vec::new();
+        let mut plans = Plans { cx, list: Vec::new() };
         for record in selected(snapshot, options)? {
-            plans.push(self.plan(cx, snapshot, record, options).await?);
+            plans.list.push(self.plan(cx, snapshot, record, options).await?);
         }
-        if !options.dry_run {
-            for plan in &mut plans {
-                let prepared = prepare(cx, registry, plan).await;
-                if let Err(e) = prepared {
-                    let e = e.with("source", &plan.record.name);
-                    abort(cx, &mut plans).await;
-                    return Err(e);
-                }
+        let sources = match put_back(cx, registry, &reader, &mut plans.list, options, &chosen).await
+        {
+            Ok(sources) => sources,
+            Err(e) => {
+                plans.abort().await;
+                return Err(e);
             }
-            cx.progress().phase(Phase::Restore);
-        }
-        let mut sources = Vec::new();
-        for i in 0..plans.len() {
-            let restored = if options.dry_run {
-                Ok(planned(&plans[i]))
-            } else {
-                put(cx, &reader, &mut plans[i], options, &chosen).await
-            };
-            match restored {
-                Ok(restored) => sources.push(restored),
-                Err(e) => {
-                    let e = e.with("source", &plans[i].record.name);
-                    abort(cx, &mut plans).await;
-                    return Err(e);
-                }
-            }
-        }
+        };
         let verdict = sources.iter().fold(RestoreVerdict::Match, |v, s| v.worst(s.verdict));
         Ok(RestoreSummary {
             snapshot: snapshot.id.clone(),
@@ -98,7 +109,10 @@ impl Repository {
         let artifacts: Vec<_> =
             record.artifacts.iter().filter(|a| wanted.is_none_or(|w| a.meta.name == *w)).collect();
         if let (Some(wanted), true) = (wanted, artifacts.is_empty()) {
-            return Err(Error::new(Reason::NotFound, format!("source {} has no artifact {wanted}", record.name)));
+            return Err(Error::new(
+                Reason::NotFound,
+                format!("source {} has no artifact {wanted}", record.name),
+            ));
         }
         let (target, place) = match &options.to {
             RestoreTo::Directory(dir) => {
@@ -124,7 +138,14 @@ impl Repository {
                 cx.blocking(move || create_private_dir(&dir)).await?;
             }
         }
-        Ok(Plan { record, artifacts, request, target: place, session: None, skipped: Arc::default() })
+        Ok(Plan {
+            record,
+            artifacts,
+            request,
+            target: place,
+            session: None,
+            skipped: Arc::default(),
+        })
     }
 }
 
@@ -142,13 +163,19 @@ fn selected<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Result<Vec<
         None => snapshot.sources.iter().collect(),
         Some(name) => vec![snapshot.source(name.as_str()).ok_or_else(|| {
             let known: Vec<_> = snapshot.sources.iter().map(|s| s.name.as_str()).collect();
-            Error::new(Reason::NotFound, format!("the snapshot has no source {name}; it has: {}", known.join(", ")))
+            Error::new(
+                Reason::NotFound,
+                format!("the snapshot has no source {name}; it has: {}", known.join(", ")),
+            )
         })?],
     };
     let whole: Vec<_> =
         records.iter().copied().filter(|r| r.verdict != CaptureVerdict::Failed).collect();
     if whole.is_empty() && !records.is_empty() {
-        return Err(Error::new(Reason::NotFound, "the capture of this source had failed: there is nothing to restore"));
+        return Err(Error::new(
+            Reason::NotFound,
+            "the capture of this source had failed: there is nothing to restore",
+        ));
     }
     Ok(whole)
 }
@@ -161,16 +188,40 @@ async fn prepare(cx: &Context, registry: &Registry, plan: &mut Plan<'_>) -> Resu
     Ok(())
 }
 
-async fn abort(cx: &Context, plans: &mut [Plan<'_>]) {
-    let cx = cx.for_cleanup(CLEANUP_LIMIT);
-    for plan in plans {
-        if let Some(session) = plan.session.take()
-            && let Err(e) = guarded(cx.run(session.abort(&cx))).await
-        {
-            tracing::warn!(error = %e.chain(), source = %plan.record.name, "a target could not be put back");
-            cx.progress().warn(&format!("{}: the target could not be left as it was: {}", plan.record.name, e.chain()));
+async fn abort_all(cx: &Context, sessions: Vec<(String, Box<dyn Restore>)>) {
+    let cx = &cx.for_cleanup(CLEANUP_LIMIT);
+    join_all(sessions.into_iter().map(|(name, session)| async move {
+        if let Err(e) = ending(cx, session.abort(cx)).await {
+            tracing::warn!(error = %e.chain(), source = %name, "a target could not be put back");
+            cx.progress()
+                .warn(&format!("{name}: the target could not be left as it was: {}", e.chain()));
         }
+    }))
+    .await;
+}
+
+/// Examine all targets, then fill one after the other.
+async fn put_back(
+    cx: &Context,
+    registry: &Registry,
+    reader: &Arc<ChunkReader>,
+    plans: &mut [Plan<'_>],
+    options: &RestoreOptions,
+    chosen: &Chosen,
+) -> Result<Vec<SourceRestored>> {
+    if options.dry_run {
+        return Ok(plans.iter().map(planned).collect());
     }
+    for plan in &mut *plans {
+        prepare(cx, registry, plan).await.map_err(|e| e.with("source", &plan.record.name))?;
+    }
+    cx.progress().phase(Phase::Restore);
+    let mut sources = Vec::new();
+    for plan in plans {
+        let restored = put(cx, reader, plan, options, chosen).await;
+        sources.push(restored.map_err(|e| e.with("source", &plan.record.name))?);
+    }
+    Ok(sources)
 }
 
 async fn put(
@@ -180,11 +231,9 @@ async fn put(
     options: &RestoreOptions,
     chosen: &Chosen,
 ) -> Result<SourceRestored> {
-    let mut session =
-        plan.session.take().ok_or_else(|| Error::internal("a source was not prepared"))?;
+    let unprepared = || Error::internal("a source was not prepared");
     let mut left_out = Vec::new();
     let mut bytes = 0;
-    let mut result = Ok(());
     for artifact in &plan.artifacts {
         cx.progress().expect_bytes(artifact.content.bytes());
         let body = match &artifact.content {
@@ -193,19 +242,19 @@ async fn put(
                 if options.allow_damage
                     && let Err(e) = probe(cx, reader, content).await
                 {
-                    if e.kind() != ErrorKind::Corrupt {
-                        result = Err(e);
-                        break;
+                    if !e.is_damage() {
+                        return Err(e.with("artifact", &artifact.meta.name));
                     }
                     left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
                     continue;
                 }
                 let progress = cx.clone();
-                let stream = futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
-                    if let Ok(piece) = piece {
-                        progress.progress().add(Counter::Bytes, piece.len() as u64);
-                    }
-                });
+                let stream =
+                    futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
+                        if let Ok(piece) = piece {
+                            progress.progress().add(Counter::Bytes, piece.len() as u64);
+                        }
+                    });
                 Ok(Body::Bytes(Box::pin(stream)))
             }
             ContentRef::Tree { entries, .. } => {
@@ -215,21 +264,18 @@ async fn put(
                     .map(|tree| Body::Tree(Box::new(tree)))
             }
         };
+        let session = plan.session.as_mut().ok_or_else(unprepared)?;
         let put = match body {
             Ok(body) => guarded(cx.run(session.put(cx, &artifact.meta, body))).await,
             Err(e) => Err(e),
         };
-        if let Err(e) = put {
-            result = Err(e.with("artifact", &artifact.meta.name));
-            break;
-        }
+        put.map_err(|e| e.with("artifact", &artifact.meta.name))?;
         bytes += artifact.content.bytes();
     }
-    if let Err(e) = result {
-        plan.session = Some(session);
-        return Err(e);
-    }
-    let report = guarded(cx.run(session.finish(cx))).await?;
+    // While its end has not begun, an abort is still possible.
+    cx.check()?;
+    let session = plan.session.take().ok_or_else(unprepared)?;
+    let report = ending(cx, session.finish(cx)).await?;
     {
         let skipped = plan.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         left_out.extend(skipped.places.iter().cloned());

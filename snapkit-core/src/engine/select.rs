@@ -1,6 +1,6 @@
 //! Choosing: which snapshot, and which part of a tree.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use crate::artifact::ByteStream;
 use crate::context::{Context, Timestamp};
 use crate::engine::Repository;
+use crate::engine::local::Seen;
 use crate::engine::options::{Scope, Selection};
 use crate::engine::read::ChunkReader;
 use crate::engine::report::Ledger;
@@ -35,18 +36,24 @@ impl Repository {
                 Ok(LineState::Snapshot(s)) => ledger.snapshots.push(*s),
                 Ok(LineState::Sealed) => ledger.sealed.push(id),
                 Ok(LineState::Marker(m)) => ledger.markers.push(m),
-                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) if e.is_passing() => return Err(e),
                 // It was forgotten and its object replaced between listing and reading.
                 Err(e) if e.reason() == Reason::NoSnapshot => {}
                 Err(e) => ledger.damaged.push((id, e)),
             }
         }
-        ledger.snapshots.sort_by(|a, b| b.id.cmp(&a.id));
+        // Of two that began in one second the ids do not say which was first.
+        ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         ledger.sealed.sort_by(|a, b| b.cmp(a));
-        let ids: Vec<_> = ledger.ids().cloned().collect();
+        let ids: BTreeSet<_> = ledger.ids().cloned().collect();
         let seen = self.local.seen(cx).await?;
-        ledger.gone = seen.into_iter().filter(|s| !ids.contains(s)).collect();
-        self.local.remember(cx, ids).await?;
+        ledger.gone =
+            seen.snapshots.union(&seen.markers).filter(|s| !ids.contains(s)).cloned().collect();
+        let snapshots: BTreeSet<_> =
+            ledger.snapshots.iter().map(|s| &s.id).chain(&ledger.sealed).cloned().collect();
+        ledger.returned = snapshots.intersection(&seen.markers).cloned().collect();
+        let markers = ledger.markers.iter().map(|m| m.id.clone()).collect();
+        self.local.remember(cx, Seen { snapshots, markers }).await?;
         Ok(ledger)
     }
 }
@@ -72,9 +79,9 @@ impl Ledger {
         let mut scoped = self.snapshots.iter().filter(in_scope);
         if spec == "latest" || spec.starts_with("latest~") {
             let back = spec.strip_prefix("latest~").unwrap_or("0");
-            let back: usize = back
-                .parse()
-                .map_err(|_| Error::invalid(format!("not a number of snapshots to go back: {back:?}")))?;
+            let back: usize = back.parse().map_err(|_| {
+                Error::invalid(format!("not a number of snapshots to go back: {back:?}"))
+            })?;
             return scoped.nth(back).ok_or_else(|| none(format!("there is no snapshot {spec}")));
         }
         if let Some(time) = spec.strip_prefix('@') {
@@ -88,7 +95,10 @@ impl Ledger {
         match (found.next(), found.next()) {
             (Some(one), None) => return Ok(one),
             (Some(a), Some(b)) => {
-                return Err(Error::invalid(format!("{spec:?} is not unique: {} and {} begin so", a.id, b.id)));
+                return Err(Error::invalid(format!(
+                    "{spec:?} is not unique: {} and {} begin so",
+                    a.id, b.id
+                )));
             }
             _ => {}
         }
@@ -100,7 +110,10 @@ impl Ledger {
             return Err(Error::new(e.reason(), format!("snapshot {id} is damaged: {}", e.chain())));
         }
         if let Some(id) = self.sealed.iter().find(|id| id.has_prefix(spec)) {
-            return Err(Error::new(Reason::KeyCannotRead, format!("snapshot {id} is sealed to this credential")));
+            return Err(Error::new(
+                Reason::KeyCannotRead,
+                format!("snapshot {id} is sealed to this credential"),
+            ));
         }
         Err(none(format!("there is no snapshot {spec:?}")))
     }
@@ -182,7 +195,12 @@ impl Chosen {
             } else {
                 format!("**/{glob}")
             };
-            set.add(GlobBuilder::new(&full).literal_separator(true).build().map_err(|e| bad(glob, e))?);
+            set.add(
+                GlobBuilder::new(&full)
+                    .literal_separator(true)
+                    .build()
+                    .map_err(|e| bad(glob, e))?,
+            );
         }
         let globs = if selection.include.is_empty() {
             None
@@ -359,7 +377,9 @@ impl SharedTree {
                     None => {
                         let bytes = match parts.pop() {
                             Some(one) if parts.is_empty() => one,
-                            last => parts.into_iter().chain(last).collect::<Vec<_>>().concat().into(),
+                            last => {
+                                parts.into_iter().chain(last).collect::<Vec<_>>().concat().into()
+                            }
                         };
                         cx.progress().add(Counter::Bytes, content.size);
                         items.push(TreeItem::Entry(entry, Content::Inline(bytes)));
@@ -398,7 +418,7 @@ impl SharedTree {
     /// Note what is left out, or end the tree.
     fn skip(&self, place: &str, error: Error) -> Result<()> {
         match &self.skipped {
-            Some(skipped) if !error.is_cancelled() => {
+            Some(skipped) if error.is_damage() => {
                 let mut skipped = skipped.lock().unwrap_or_else(PoisonError::into_inner);
                 skipped.add(format!("{place}: {}", error.chain()));
                 Ok(())
@@ -442,7 +462,10 @@ impl TreeReader for StoredTreeReader {
 
     async fn load(&self, _: &Context, entries: &[TreeEntry]) -> Vec<Result<LoadedFile>> {
         let too_large = |_| {
-            Err(Error::new(Reason::LimitExceeded, "small content of a stored tree comes with its entry"))
+            Err(Error::new(
+                Reason::LimitExceeded,
+                "small content of a stored tree comes with its entry",
+            ))
         };
         entries.iter().map(too_large).collect()
     }

@@ -71,7 +71,11 @@ async fn extend_list(writer: &mut Writer, list: &mut ListBuilder, chunk: ChunkRe
     Ok(())
 }
 
-async fn store_node(writer: &mut Writer, list: &mut ListBuilder, node: Node) -> Result<Option<Node>> {
+async fn store_node(
+    writer: &mut Writer,
+    list: &mut ListBuilder,
+    node: Node,
+) -> Result<Option<Node>> {
     let chunk = writer.put_meta(node.bytes.clone()).await?;
     Ok(list.stored(&node, chunk.id))
 }
@@ -160,7 +164,7 @@ async fn read_some(cx: &Context, body: &mut stream::Fuse<ByteStream>) -> Result<
     let mut pieces = Vec::new();
     let mut len = 0;
     while len < CUT_AT_ONCE {
-        match cx.run(body.try_next()).await? {
+        match guarded(cx.run(body.try_next())).await? {
             None => break,
             Some(piece) if piece.is_empty() => {}
             Some(piece) if piece.len() > MAX_PIECE => {
@@ -272,7 +276,9 @@ impl TreeStore<'_> {
                 let decide = |item| {
                     let (entry, content) = match item {
                         TreeItem::Entry(entry, content) => (entry, content),
-                        TreeItem::Problem(path, error) => return Ok(Step::Problem(path.display(), error)),
+                        TreeItem::Problem(path, error) => {
+                            return Ok(Step::Problem(path.display(), error));
+                        }
                     };
                     let EntryKind::File { size, .. } = entry.kind else {
                         let stored = StoredEntry { entry, content: ChunkList::default() };
@@ -318,7 +324,8 @@ impl TreeStore<'_> {
         for step in &steps {
             if let Step::Small(entry) = step {
                 let size = entry.kind.content_len();
-                let full = |g: &Vec<TreeEntry>| g.len() >= GROUP_FILES || group_bytes + size > GROUP_BYTES;
+                let full =
+                    |g: &Vec<TreeEntry>| g.len() >= GROUP_FILES || group_bytes + size > GROUP_BYTES;
                 if groups.last().is_none_or(full) {
                     groups.push(Vec::new());
                     group_bytes = 0;
@@ -339,7 +346,10 @@ impl TreeStore<'_> {
                         return Err(Error::internal("a tree did not answer for each file"));
                     }
                     cx.compute(move || {
-                        files.into_iter().map(|f| Ok(f.map(|f| name_file(&shared, f)))).collect::<Result<Vec<_>>>()
+                        files
+                            .into_iter()
+                            .map(|f| Ok(f.map(|f| name_file(&shared, f))))
+                            .collect::<Result<Vec<_>>>()
                     })
                     .await
                 }
@@ -350,7 +360,9 @@ impl TreeStore<'_> {
         for step in steps {
             match step {
                 Step::Ready(stored, leaves) => {
-                    if matches!(stored.entry.kind, EntryKind::File { .. }) && stored.content.size > 0 {
+                    if matches!(stored.entry.kind, EntryKind::File { .. })
+                        && stored.content.size > 0
+                    {
                         self.stats.files_unchanged += 1;
                         cx.progress().add(Counter::FilesUnchanged, 1);
                         cx.progress().add(Counter::BytesUnchanged, stored.content.size);
@@ -422,9 +434,15 @@ impl TreeStore<'_> {
                 Err(e) => break e,
             };
             let size = opened.entry.kind.content_len();
-            let stored =
-                store_stream(self.cx, self.writer, opened.body, self.chunking, Some(size), self.stats)
-                    .await?;
+            let stored = store_stream(
+                self.cx,
+                self.writer,
+                opened.body,
+                self.chunking,
+                Some(size),
+                self.stats,
+            )
+            .await?;
             match stored {
                 Ok(stored) if stored.content.size == size => {
                     self.stats.files_read += 1;
@@ -432,7 +450,9 @@ impl TreeStore<'_> {
                     let entry = StoredEntry { entry: opened.entry, content: stored.content };
                     return self.grow(growing, entry, &stored.leaves).await;
                 }
-                Ok(_) => break Error::internal("a file's content has another length than its entry"),
+                Ok(_) => {
+                    break Error::internal("a file's content has another length than its entry");
+                }
                 Err(e) if e.reason() == Reason::SourceChanged && attempt < ATTEMPTS => attempt += 1,
                 Err(e) => break e,
             }

@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use crate::artifact::Body;
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::options::VerifyOptions;
 use crate::engine::read::ChunkReader;
 use crate::engine::report::{Damage, Ledger, VerifyReport, seconds};
 use crate::engine::select::StoredTreeReader;
-use crate::error::{Error, Reason, Result};
+use crate::entries::decode_entry;
+use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::{ChunkId, PackId};
+use crate::index::{Place, create_private_dir};
 use crate::key::Key;
 use crate::ledger::line_key;
 use crate::manifest::{
     ArtifactRecord, CaptureVerdict, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord,
 };
-use crate::artifact::Body;
-use crate::entries::decode_entry;
-use crate::index::Place;
-use crate::pack::{pack_key, parse_pack_key, read_contents, read_pack};
+use crate::pack::{pack_key, parse_pack_key, read_pack};
 use crate::progress::{Counter, Phase};
 use crate::registry::Registry;
 use crate::sign::check_signed;
@@ -31,12 +31,16 @@ const NAMED: usize = 100;
 
 /// Damages by object, with what is lost.
 #[derive(Default)]
-struct Findings(BTreeMap<String, Damage>);
+struct Findings {
+    by_object: BTreeMap<String, Damage>,
+    /// How many things are lost by all of them.
+    lost: u64,
+}
 
 impl Findings {
     fn add(&mut self, object: impl Into<String>, what: impl Into<String>) -> &mut Damage {
         let object = object.into();
-        self.0.entry(object.clone()).or_insert_with(|| Damage {
+        self.by_object.entry(object.clone()).or_insert_with(|| Damage {
             object,
             what: what.into(),
             lost: Vec::new(),
@@ -53,6 +57,7 @@ impl Findings {
         if damage.lost.len() < NAMED {
             damage.lost.push(lost);
         }
+        self.lost += 1;
     }
 }
 
@@ -75,6 +80,12 @@ struct Examination<'a> {
     opaque: HashMap<PackId, String>,
     /// Packs that hold what was examined.
     needed: HashSet<PackId>,
+    /// Packs that no segment lists.
+    unlisted: HashSet<PackId>,
+    /// Something that was examined is in such packs only.
+    needed_unlisted: bool,
+    /// Artifacts that are known not to be whole: snapshot, source and artifact.
+    broken: HashSet<String>,
     findings: Findings,
     report: VerifyReport,
 }
@@ -96,7 +107,11 @@ impl Repository {
         self.examine_keys(cx, &mut findings).await?;
         self.examine_sessions(cx, &mut findings).await?;
 
-        let (index, loaded) = self.load_index(cx).await?;
+        // What is in the local cache proves nothing about what is stored.
+        let scratch = if options.read_data { Some(self.scratch_dir(cx).await?) } else { None };
+        let dir = scratch.as_ref().map_or_else(|| self.index_dir(), |d| d.path().to_owned());
+        let (index, loaded) = self.load_index_in(cx, dir).await?;
+        let segments_whole = loaded.damaged.is_empty();
         for (key, e) in loaded.damaged {
             findings.add(key.as_str(), e.chain());
         }
@@ -113,6 +128,9 @@ impl Repository {
         }
         let mut examination = Examination {
             cx,
+            unlisted: adopted.iter().map(|p| p.id).collect(),
+            needed_unlisted: false,
+            broken: HashSet::new(),
             stored: self.list_packs(cx).await?,
             reader: self.reader_with(index)?,
             bad: HashMap::new(),
@@ -133,31 +151,41 @@ impl Repository {
                 return Err(Error::new(Reason::NoSnapshot, format!("there is no snapshot {id}")));
             }
         }
-        let sources = || {
-            snapshots.iter().flat_map(|s| s.sources.iter().map(move |r| (*s, r))).filter(|(_, r)| {
+        let mut sources: Vec<(&Snapshot, &SourceRecord)> = Vec::new();
+        for snapshot in &snapshots {
+            let wanted = |r: &&SourceRecord| {
                 r.verdict != CaptureVerdict::Failed
                     && options.source.as_ref().is_none_or(|name| r.name == *name)
-            })
-        };
-        for (snapshot, record) in sources() {
+            };
+            sources.extend(snapshot.sources.iter().filter(wanted).map(|r| (*snapshot, r)));
+        }
+        for (snapshot, record) in &sources {
             examination.source(snapshot, record, true).await?;
         }
+        let everything = options.snapshots.is_empty() && options.source.is_none();
         if options.read_data {
-            let everything = options.snapshots.is_empty() && options.source.is_none();
             examination.read_packs(everything).await?;
             if !examination.bad.is_empty() || !examination.opaque.is_empty() {
-                for (snapshot, record) in sources() {
+                for (snapshot, record) in &sources {
                     examination.source(snapshot, record, false).await?;
                 }
             }
             let mut checked = HashSet::new();
-            for (snapshot, record) in sources() {
+            for (snapshot, record) in &sources {
                 examination.would_restore(registry, snapshot, record, &mut checked).await?;
             }
         }
+        if examination.needed_unlisted && segments_whole {
+            // What a snapshot needs was listed before it was committed.
+            let what = "a segment is gone: packs that snapshots need are in no index; the next create lists them again";
+            examination.findings.add("index", what);
+        }
+        if everything {
+            examination.forgive();
+        }
         let Examination { findings, mut report, .. } = examination;
         report.snapshots = snapshots.len() as u64;
-        report.damage = findings.0.into_values().collect();
+        report.damage = findings.by_object.into_values().collect();
         report.seconds = seconds(cx.monotonic().saturating_sub(begun));
         Ok(report)
     }
@@ -170,6 +198,19 @@ impl Repository {
             let what = "this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed";
             findings.lose(line_key(id)?.as_str(), what, id.to_string());
         }
+        for id in &ledger.returned {
+            let what = "this machine saw a marker in its place: an old version was put back";
+            findings.add(line_key(id)?.as_str(), what);
+        }
+        // Lines are never removed: who names a line that is not there shows that somebody did.
+        let ids: HashSet<_> = ledger.ids().collect();
+        for snapshot in &ledger.snapshots {
+            if let Some(previous) = snapshot.previous.as_ref().filter(|p| !ids.contains(p)) {
+                let what =
+                    format!("it is gone without a marker: snapshot {} came after it", snapshot.id);
+                findings.lose(line_key(previous)?.as_str(), &what, previous.to_string());
+            }
+        }
         Ok(())
     }
 
@@ -179,10 +220,14 @@ impl Repository {
             let what = match cx.run(self.sink.get(cx, &entry.key, None)).await {
                 Ok(file) if file.starts_with(b"age-encryption.org/v1\n") => continue,
                 Ok(_) => "it is no age file".to_owned(),
-                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) if e.is_passing() => return Err(e),
                 Err(e) => e.chain(),
             };
-            findings.lose(entry.key.as_str(), &what, "whoever opens the repository with it".to_owned());
+            findings.lose(
+                entry.key.as_str(),
+                &what,
+                "whoever opens the repository with it".to_owned(),
+            );
         }
         Ok(())
     }
@@ -194,9 +239,10 @@ impl Repository {
         while let Some(entry) = cx.run(listing.try_next()).await? {
             let checked = match cx.run(self.sink.get(cx, &entry.key, None)).await {
                 Ok(object) => {
-                    check_signed(&certifier, self.config.repository, entry.key.as_str(), &object).map(drop)
+                    check_signed(&certifier, self.config.repository, entry.key.as_str(), &object)
+                        .map(drop)
                 }
-                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) if e.is_passing() => return Err(e),
                 // A collector removed it meanwhile.
                 Err(e) if e.reason() == Reason::NotFound => Ok(()),
                 Err(e) => Err(e),
@@ -208,9 +254,21 @@ impl Repository {
         Ok(())
     }
 
+    /// An empty directory of its own, removed when it is dropped.
+    async fn scratch_dir(&self, cx: &Context) -> Result<tempfile::TempDir> {
+        let dir = self.index_dir();
+        cx.blocking(move || {
+            create_private_dir(&dir)?;
+            let what = || format!("cannot make a directory in {}", dir.display());
+            tempfile::TempDir::new_in(&dir).doing(what)
+        })
+        .await
+    }
+
     async fn list_packs(&self, cx: &Context) -> Result<HashMap<PackId, u64>> {
         let listing = self.sink.list(cx, Some(&Key::new("packs")?));
-        let packs = listing.try_filter_map(async |e| Ok(parse_pack_key(&e.key).map(|id| (id, e.size))));
+        let packs =
+            listing.try_filter_map(async |e| Ok(parse_pack_key(&e.key).map(|id| (id, e.size))));
         cx.run(packs.try_collect()).await
     }
 }
@@ -229,6 +287,21 @@ impl Examination<'_> {
         Ok(())
     }
 
+    /// A pack that is gone and that nothing misses, because all that is needed of it is elsewhere too, is
+    /// no damage any more. Only to be asked when everything was examined.
+    fn forgive(&mut self) {
+        for id in self.reader.index().packs().into_keys().filter(|id| !self.stored.contains_key(id))
+        {
+            let Ok(key) = pack_key(id) else { continue };
+            if self.findings.by_object.get(key.as_str()).is_some_and(|d| d.lost_count == 0) {
+                self.findings.by_object.remove(key.as_str());
+                self.report
+                    .notes
+                    .push(format!("pack {key} is gone, and nothing that it held is missing"));
+            }
+        }
+    }
+
     /// What is wrong with a chunk, if no home has it whole.
     async fn fault(&mut self, chunk: &ChunkRef, count: bool) -> Result<Option<Fault>> {
         let mut homes = self.reader.index().homes(&chunk.id)?;
@@ -236,8 +309,13 @@ impl Examination<'_> {
         if count {
             self.report.chunks += 1;
             self.needed.extend(homes.iter().map(|p| p.pack));
+            self.needed_unlisted |=
+                !homes.is_empty() && homes.iter().all(|p| self.unlisted.contains(&p.pack));
         }
-        let mut fault = Fault { object: "index".to_owned(), what: "no index segment and no pack knows it".to_owned() };
+        let mut fault = Fault {
+            object: "index".to_owned(),
+            what: "no index segment and no pack knows it".to_owned(),
+        };
         for home in homes {
             match self.home_fault(&home, chunk).await? {
                 None => return Ok(None),
@@ -256,7 +334,7 @@ impl Examination<'_> {
             Some(_) if self.opaque.contains_key(&home.pack) => {
                 match self.reader.chunk_at(self.cx, *chunk, home).await {
                     Ok(()) => return Ok(None),
-                    Err(e) if e.is_cancelled() => return Err(e),
+                    Err(e) if e.is_passing() => return Err(e),
                     Err(_) => self.opaque[&home.pack].clone(),
                 }
             }
@@ -268,12 +346,21 @@ impl Examination<'_> {
         Ok(Some(Fault { object, what }))
     }
 
-    async fn source(&mut self, snapshot: &Snapshot, record: &SourceRecord, count: bool) -> Result<()> {
+    async fn source(
+        &mut self,
+        snapshot: &Snapshot,
+        record: &SourceRecord,
+        count: bool,
+    ) -> Result<()> {
         for artifact in &record.artifacts {
             let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+            let lost = self.findings.lost;
             match &artifact.content {
                 ContentRef::Bytes { content } => self.list(content, &place, count).await?,
                 ContentRef::Tree { entries, .. } => self.tree(entries, &place, count).await?,
+            }
+            if self.findings.lost > lost {
+                self.broken.insert(place);
             }
         }
         Ok(())
@@ -303,7 +390,7 @@ impl Examination<'_> {
 
     /// Metadata that could not be read.
     fn unreadable(&mut self, e: Error, place: String) -> Result<()> {
-        if e.is_cancelled() {
+        if e.is_passing() {
             return Err(e);
         }
         let object = e.context().iter().find(|(k, _)| *k == "object").map_or("index", |(_, v)| v);
@@ -317,7 +404,13 @@ impl Examination<'_> {
         let mut refs = self.reader.refs(self.cx, entries);
         let mut last = String::new();
         while let Some(chunk) = refs.next().await {
-            let behind = || if last.is_empty() { place.to_owned() } else { format!("{place}, entries behind {last}") };
+            let behind = || {
+                if last.is_empty() {
+                    place.to_owned()
+                } else {
+                    format!("{place}, entries behind {last}")
+                }
+            };
             let chunk = match chunk {
                 Ok(chunk) => chunk,
                 Err(e) => {
@@ -377,7 +470,7 @@ impl Examination<'_> {
                     let key = pack_key(id)?;
                     let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
                         Ok(bytes) => bytes,
-                        Err(e) if e.is_cancelled() => return Err(e),
+                        Err(e) if e.is_passing() => return Err(e),
                         Err(e) => {
                             let whole = Some(e.chain());
                             let found = PackFindings { whole, opaque: true, ..Default::default() };
@@ -417,13 +510,19 @@ impl Examination<'_> {
         record: &SourceRecord,
         checked: &mut HashSet<ChunkList>,
     ) -> Result<()> {
-        let source = match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
-            Ok(source) => source,
-            Err(e) => {
-                self.report.notes.push(format!("{}:{} was not checked by its source: {}", snapshot.id, record.name, e.chain()));
-                return Ok(());
-            }
-        };
+        let source =
+            match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
+                Ok(source) => source,
+                Err(e) => {
+                    self.report.notes.push(format!(
+                        "{}:{} was not checked by its source: {}",
+                        snapshot.id,
+                        record.name,
+                        e.chain()
+                    ));
+                    return Ok(());
+                }
+            };
         for artifact in &record.artifacts {
             let list = match &artifact.content {
                 ContentRef::Bytes { content } => content,
@@ -433,19 +532,27 @@ impl Examination<'_> {
                 continue;
             }
             let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
-            if self.findings.0.values().any(|d| d.lost.iter().any(|l| l.starts_with(&place))) {
-                // It is known not to be whole.
+            if self.broken.contains(&place) {
                 continue;
             }
             let body = self.body(artifact);
-            let result = super::cut::guarded(self.cx.run(source.check(self.cx, &artifact.meta, body))).await;
+            let result =
+                super::cut::guarded(self.cx.run(source.check(self.cx, &artifact.meta, body))).await;
             match result {
                 Ok(found) => {
                     for finding in found.0 {
-                        self.findings.lose(&place, "the source says that it would not restore as it was", format!("{}: {}", finding.place, finding.what));
+                        self.findings.lose(
+                            &place,
+                            "the source says that it would not restore as it was",
+                            format!("{}: {}", finding.place, finding.what),
+                        );
                     }
                 }
-                Err(e) => self.unreadable(e, place)?,
+                Err(e) if e.is_damage() || e.is_passing() => self.unreadable(e, place)?,
+                Err(e) => {
+                    let note = format!("{place} was not checked by its source: {}", e.chain());
+                    self.report.notes.push(note);
+                }
             }
         }
         Ok(())
@@ -476,16 +583,8 @@ fn examine_pack(reader: &ChunkReader, id: PackId, bytes: &[u8]) -> PackFindings 
     let mut findings = PackFindings::default();
     let contents = match read_pack(id, bytes, reader.keys()) {
         Ok(contents) => contents,
-        Err(e) => {
-            findings.whole = Some(e.chain());
-            match read_contents(id, bytes, reader.keys()) {
-                Ok(contents) => contents,
-                Err(_) => {
-                    findings.opaque = true;
-                    return findings;
-                }
-            }
-        }
+        // What its own trailer says counts no more: another pack may stand here.
+        Err(e) => return PackFindings { whole: Some(e.chain()), opaque: true, ..findings },
     };
     let sealer = reader.open_header(&contents.header);
     for (number, frame) in contents.frames.iter().enumerate() {

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::chunk::ChunkKey;
 use crate::context::{Context, Task};
 use crate::error::{Error, Result};
-use crate::frame::{FRAME_TARGET, FrameCodec};
+use crate::frame::{DEFAULT_LEVEL, FRAME_TARGET, FrameCodec};
 use crate::id::ChunkId;
 use crate::index::segment::TableBuilder;
 use crate::index::{Index, segment_key};
@@ -94,7 +94,8 @@ impl Shared {
             unlisted.since = cx.monotonic();
         }
         unlisted.packs.push(pack);
-        let chunks: usize = unlisted.packs.iter().flat_map(|p| &p.frames).map(|f| f.chunks.len()).sum();
+        let chunks: usize =
+            unlisted.packs.iter().flat_map(|p| &p.frames).map(|f| f.chunks.len()).sum();
         let due = unlisted.packs.len() >= SEGMENT_PACKS
             || chunks >= SEGMENT_CHUNKS
             || cx.monotonic().saturating_sub(unlisted.since) >= SEGMENT_TIME;
@@ -140,6 +141,7 @@ pub(crate) struct Writer {
     meta: LaneWriter,
     chunks_new: u64,
     bytes_new: u64,
+    level: i32,
 }
 
 /// What a [`Writer`] works with.
@@ -156,13 +158,14 @@ pub(crate) struct WriterSetup {
 
 impl Writer {
     pub(crate) fn new(cx: &Context, setup: WriterSetup) -> Result<Self> {
-        let permits = usize::try_from(setup.budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let permits =
+            usize::try_from(setup.budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             sink: setup.sink,
             keys: setup.keys,
             chunk_key: setup.chunk_key,
             index: setup.index,
-            codec: FrameCodec::new(setup.level, setup.verify_compression),
+            codec: FrameCodec::new(setup.verify_compression),
             budget: Arc::new(Semaphore::new(permits)),
             pending: Mutex::default(),
             unlisted: tokio::sync::Mutex::default(),
@@ -172,11 +175,24 @@ impl Writer {
         let pack_target = (permits / 10).min(PACK_TARGET);
         let data = LaneWriter::start(cx, &shared, ObjectType::DataPack, pack_target);
         let meta = LaneWriter::start(cx, &shared, ObjectType::MetaPack, pack_target);
-        Ok(Self { cx: cx.clone(), shared, data, meta, chunks_new: 0, bytes_new: 0 })
+        Ok(Self {
+            cx: cx.clone(),
+            shared,
+            data,
+            meta,
+            chunks_new: 0,
+            bytes_new: 0,
+            level: setup.level,
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Compress what follows at another zstd level.
+    pub(crate) fn set_level(&mut self, level: i32) {
+        self.level = level;
     }
 
     /// Take a chunk that was named; `known` if it was found to need no storing.
@@ -203,6 +219,7 @@ impl Writer {
             Lane::Data => &mut self.data,
             Lane::Meta => &mut self.meta,
         };
+        lane.level = self.level;
         lane.put(&self.cx, &self.shared, chunk, content, permit).await
     }
 
@@ -225,7 +242,7 @@ impl Writer {
 
     /// Make everything durable and listed.
     pub(crate) async fn finish(self) -> Result<WriteStats> {
-        let Self { cx, shared, data, meta, chunks_new, bytes_new } = self;
+        let Self { cx, shared, data, meta, chunks_new, bytes_new, .. } = self;
         data.finish(&cx, &shared).await?;
         meta.finish(&cx, &shared).await?;
         let mut unlisted = shared.unlisted.lock().await;
@@ -249,6 +266,7 @@ struct LaneWriter {
     chunks: Vec<ChunkRef>,
     permit: Option<OwnedSemaphorePermit>,
     len: usize,
+    level: i32,
     frames: Option<mpsc::UnboundedSender<FrameJob>>,
     packer: Option<Task<()>>,
 }
@@ -270,6 +288,7 @@ impl LaneWriter {
             chunks: Vec::new(),
             permit: None,
             len: 0,
+            level: DEFAULT_LEVEL,
             frames: Some(sender),
             packer: Some(cx.spawn(packer.run(receiver))),
         }
@@ -301,17 +320,18 @@ impl LaneWriter {
         let pieces = std::mem::take(&mut self.pieces);
         let chunks = std::mem::take(&mut self.chunks);
         let len = std::mem::take(&mut self.len);
+        let level = self.level;
         let encoded = {
             let (cx, shared) = (cx.clone(), Arc::clone(shared));
             let task_cx = cx.clone();
             cx.spawn(async move {
                 task_cx
                     .compute(move || match pieces.as_slice() {
-                        [one] => shared.codec.encode(one),
+                        [one] => shared.codec.encode(one, level),
                         many => {
                             let mut raw = Vec::with_capacity(len);
                             many.iter().for_each(|p| raw.extend_from_slice(p));
-                            shared.codec.encode(&raw)
+                            shared.codec.encode(&raw, level)
                         }
                     })
                     .await

@@ -75,6 +75,7 @@ impl Counts {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "at most 18 bits are left")]
 fn bucket(id: &ChunkId, bits: u32) -> usize {
     let top = u32::from_be_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
     (u64::from(top) >> (32 - bits)) as usize
@@ -90,8 +91,8 @@ impl Run {
     /// can be had again.
     pub fn open_all(dir: &Path) -> Result<Vec<Self>> {
         let mut runs = Vec::new();
-        let entries =
-            std::fs::read_dir(dir).doing(|| format!("cannot read the index cache {}", dir.display()))?;
+        let entries = std::fs::read_dir(dir)
+            .doing(|| format!("cannot read the index cache {}", dir.display()))?;
         for entry in entries {
             let path = entry.doing(|| "cannot read the index cache".to_owned())?.path();
             if path.extension().is_some_and(|e| e == "run") {
@@ -116,12 +117,8 @@ impl Run {
         }
         let checksum: [u8; 32] = r.array()?;
         let repository = RepositoryId(r.array()?);
-        let counts = Counts {
-            covers: r.u32()?,
-            packs: r.u32()?,
-            frames: r.u32()?,
-            entries: r.u32()?,
-        };
+        let counts =
+            Counts { covers: r.u32()?, packs: r.u32()?, frames: r.u32()?, entries: r.u32()? };
         let len = file.metadata().map_err(io)?.len();
         if counts.end() != len {
             return Err(broken(path, "its length is wrong"));
@@ -161,10 +158,8 @@ impl Run {
             .map(|c| c.try_into().map(SegmentId).map_err(|_| broken(&path, "a name is cut off")))
             .collect::<Result<_>>()?;
         let fanout = read(counts.fanout_at(), counts.fanout_len() * 4)?;
-        let fanout: Vec<u32> = fanout
-            .chunks_exact(4)
-            .map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-            .collect();
+        let fanout: Vec<u32> =
+            fanout.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
         if !fanout.is_sorted() || fanout.last() != Some(&counts.entries) {
             return Err(broken(&path, "its fan-out is wrong"));
         }
@@ -317,7 +312,10 @@ impl Run {
         let (from, to) = (self.fanout[bucket], self.fanout[bucket + 1]);
         let mut bytes = vec![0; (to - from) as usize * ENTRY_LEN];
         self.file
-            .read_exact_at(&mut bytes, self.counts.entries_at() + u64::from(from) * ENTRY_LEN as u64)
+            .read_exact_at(
+                &mut bytes,
+                self.counts.entries_at() + u64::from(from) * ENTRY_LEN as u64,
+            )
             .doing(|| self.unreadable())?;
         let rows = bytes.chunks_exact(ENTRY_LEN);
         rows.filter(|row| row[..32] == id.0)

@@ -222,7 +222,8 @@ impl Table {
         for _ in 0..frames {
             let f = FrameRow::decode(&mut r)?;
             let pack = t.packs.get(f.pack as usize);
-            let fits = pack.is_some_and(|p| u64::from(f.offset) + u64::from(f.stored) <= u64::from(p.size));
+            let fits = pack
+                .is_some_and(|p| u64::from(f.offset) + u64::from(f.stored) <= u64::from(p.size));
             if !fits || f.raw as usize > MAX_CHUNK {
                 return Err(r.broken("a frame is impossible"));
             }
@@ -231,7 +232,8 @@ impl Table {
         for _ in 0..entries {
             let e = EntryRow::decode(&mut r)?;
             let frame = t.frames.get(e.frame as usize);
-            let fits = frame.is_some_and(|f| u64::from(e.start) + u64::from(e.len) <= u64::from(f.raw));
+            let fits =
+                frame.is_some_and(|f| u64::from(e.start) + u64::from(e.len) <= u64::from(f.raw));
             if !fits || e.len == 0 || t.entries.last().is_some_and(|last| *last > e) {
                 return Err(r.broken("an entry is impossible or out of order"));
             }

@@ -32,7 +32,12 @@ fn pack(n: u8, chunks: std::ops::Range<u64>) -> PackContents {
     let header =
         Header { object: ObjectType::DataPack, epoch: 0, repository, salt: [n; 32], sealed_key };
     let frames = chunks
-        .map(|c| PackedFrame { offset: 144, stored: 60, raw: 200, chunks: vec![chunk(c), chunk(c + 1_000_000)] })
+        .map(|c| PackedFrame {
+            offset: 144,
+            stored: 60,
+            raw: 200,
+            chunks: vec![chunk(c), chunk(c + 1_000_000)],
+        })
         .collect();
     PackContents { id: PackId([n; 32]), size: 5000, header, frames }
 }
@@ -72,7 +77,10 @@ async fn segments_are_cached_merged_and_looked_up() {
             let homes = index.homes(&chunk(n).id).unwrap();
             assert_eq!(homes[0].pack, PackId([u8::try_from(n / 1000).unwrap(); 32]));
             let second = &index.homes(&chunk(n + 1_000_000).id).unwrap()[0];
-            assert_eq!((second.start, second.len, second.frame), (100, 100, u32::try_from(n % 1000).unwrap()));
+            assert_eq!(
+                (second.start, second.len, second.frame),
+                (100, 100, u32::try_from(n % 1000).unwrap())
+            );
             assert!(index.contains(&chunk(n).id, 100).unwrap());
             assert!(!index.contains(&chunk(n).id, 101).unwrap());
         }
