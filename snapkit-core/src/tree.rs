@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn order_is_depth_first() {
-        let mut paths = vec![p("a.txt"), p("a/b"), p("a"), p("a-"), p("b"), p("a/b/c"), p("a/b.c")];
+        let mut paths = [p("a.txt"), p("a/b"), p("a"), p("a-"), p("b"), p("a/b/c"), p("a/b.c")];
         paths.sort();
         let sorted: Vec<_> = paths.iter().map(EntryPath::display).collect();
         assert_eq!(sorted, ["a", "a/b", "a/b/c", "a/b.c", "a-", "a.txt", "b"]);

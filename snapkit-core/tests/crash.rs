@@ -1,6 +1,9 @@
 //! Crashes: a create that dies at any operation of its sink or of its disk loses nothing that was
 //! committed, and what it had stored is of use to the next.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::type_complexity, reason = "a table of functions is clearest spelt out")]
+
 mod lab;
 
 use std::collections::BTreeMap;
@@ -235,7 +238,7 @@ async fn a_verify_that_loses_its_sink_is_an_error_and_no_damage() {
                 sink.fail(fault(k).timing(timing));
                 match repository.verify(&lab.cx, &lab.registry(), &options).await {
                     Ok(report) => {
-                        assert!(report.is_sound(), "{k} {timing:?}: {:#?}", report.damage)
+                        assert!(report.is_sound(), "{k} {timing:?}: {:#?}", report.damage);
                     }
                     Err(e) => {
                         assert_eq!(e.kind(), ErrorKind::Unavailable, "{k} {timing:?}: {e:?}");

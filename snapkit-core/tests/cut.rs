@@ -1,5 +1,8 @@
 //! The cut: in which order sources are called, and that nothing stays held on any path.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "some waits here must not end with the context")]
+
 mod lab;
 
 use std::sync::{Arc, Mutex};

@@ -271,6 +271,14 @@ async fn parts_are_restored_alone() {
         names.iter().any(|p| p == "dir0/file7") && !names.iter().any(|p| p.ends_with("file8")),
         "{names:?}"
     );
+    let nowhere = EntryPath::new("dir1/nothing").unwrap();
+    let e = lab
+        .restore_with(&snapshot, |o| {
+            (o.selection.path, o.overwrite) = (Some(nowhere), true);
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(e.reason(), Reason::NotFound);
     let e = lab
         .restore_with(&snapshot, |o| o.selection.source = Some(SourceName::new("zzz").unwrap()))
         .await

@@ -2,12 +2,13 @@
 //! byte of it is handed on.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::artifact::{Body, ByteStream, MAX_PIECE};
 use crate::chunk::ChunkKey;
@@ -60,7 +61,43 @@ struct FrameRead {
 /// A decoded frame with its share of the budget.
 struct Held {
     bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How far a stream has come. Reading ahead waits for its share of the budget; what the consumer waits
+/// for does not, or streams that wait for each other's shares would wait for ever.
+#[derive(Debug, Default)]
+struct Turns {
+    taken: AtomicU64,
+    moved: Notify,
+}
+
+/// The place of a read in its stream.
+#[derive(Clone)]
+struct Turn {
+    turns: Arc<Turns>,
+    number: u64,
+}
+
+impl Turns {
+    fn advance(&self) {
+        self.taken.fetch_add(1, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+}
+
+impl Turn {
+    /// All before it were taken.
+    async fn comes(&self) {
+        loop {
+            let mut moved = std::pin::pin!(self.turns.moved.notified());
+            moved.as_mut().enable();
+            if self.turns.taken.load(Ordering::Acquire) >= self.number {
+                return;
+            }
+            moved.await;
+        }
+    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -102,7 +139,8 @@ impl ChunkReader {
         chunk: ChunkRef,
         home: &Place,
     ) -> Result<()> {
-        Arc::clone(self).read_from(cx, home, &[(chunk, vec![home.clone()])]).await.map(drop)
+        let chunks = [(chunk, vec![home.clone()])];
+        Arc::clone(self).read_from(cx, home, &chunks, None).await.map(drop)
     }
 
     /// The homes of chunks; a chunk without one has been looked for everywhere.
@@ -176,7 +214,12 @@ impl ChunkReader {
     }
 
     /// The chunks of a frame, each compared with its name.
-    async fn read_frame(self: Arc<Self>, cx: &Context, read: FrameRead) -> Result<Vec<Bytes>> {
+    async fn read_frame(
+        self: Arc<Self>,
+        cx: &Context,
+        read: FrameRead,
+        turn: Option<&Turn>,
+    ) -> Result<Vec<Bytes>> {
         let place = match read.chunks.first() {
             Some((chunk, homes)) => match homes.first() {
                 Some(place) => place.clone(),
@@ -184,7 +227,7 @@ impl ChunkReader {
             },
             None => return Ok(Vec::new()),
         };
-        match Arc::clone(&self).read_from(cx, &place, &read.chunks).await {
+        match Arc::clone(&self).read_from(cx, &place, &read.chunks, turn).await {
             Ok(chunks) => Ok(chunks),
             Err(e) if !e.is_damage() => Err(e),
             // Another home, chunk by chunk; and if there is none, the first complaint.
@@ -194,7 +237,7 @@ impl ChunkReader {
                     let mut found = None;
                     for home in homes {
                         let one = [(*chunk, vec![home.clone()])];
-                        match Arc::clone(&self).read_from(cx, home, &one).await {
+                        match Arc::clone(&self).read_from(cx, home, &one, turn).await {
                             Ok(mut bytes) => {
                                 found = bytes.pop();
                                 break;
@@ -214,16 +257,21 @@ impl ChunkReader {
     }
 
     /// The chunks of a frame, each on its own account: one bad chunk must not take its neighbours along.
-    async fn read_each(self: Arc<Self>, cx: &Context, read: FrameRead) -> Vec<Result<Bytes>> {
+    async fn read_each(
+        self: Arc<Self>,
+        cx: &Context,
+        read: FrameRead,
+        turn: &Turn,
+    ) -> Vec<Result<Bytes>> {
         let singles = read.chunks.clone();
-        match Arc::clone(&self).read_frame(cx, read).await {
+        match Arc::clone(&self).read_frame(cx, read, Some(turn)).await {
             Ok(chunks) => chunks.into_iter().map(Ok).collect(),
             Err(e) if singles.len() == 1 || !e.is_damage() => each(singles.len(), &e),
             Err(_) => {
                 let mut out = Vec::with_capacity(singles.len());
                 for chunk in singles {
                     let read = FrameRead { chunks: vec![chunk] };
-                    let bytes = Arc::clone(&self).read_frame(cx, read).await;
+                    let bytes = Arc::clone(&self).read_frame(cx, read, Some(turn)).await;
                     out.push(
                         bytes.and_then(|mut b| b.pop().ok_or_else(|| Error::internal("no chunk"))),
                     );
@@ -233,11 +281,23 @@ impl ChunkReader {
         }
     }
 
+    /// A share of the budget; none for what somebody waits for, if none is left.
+    async fn share(&self, bytes: u32, turn: Option<&Turn>) -> Option<OwnedSemaphorePermit> {
+        let budget = Arc::clone(&self.budget);
+        let Some(turn) = turn else { return budget.try_acquire_many_owned(bytes).ok() };
+        tokio::select! {
+            biased;
+            permit = budget.acquire_many_owned(bytes) => permit.ok(),
+            () = turn.comes() => None,
+        }
+    }
+
     async fn read_from(
         self: Arc<Self>,
         cx: &Context,
         place: &Place,
         chunks: &[(ChunkRef, Vec<Place>)],
+        turn: Option<&Turn>,
     ) -> Result<Vec<Bytes>> {
         let wanted: Vec<(ChunkRef, u32)> = chunks
             .iter()
@@ -249,10 +309,7 @@ impl ChunkReader {
         let frame = match self.kept(place) {
             Some(frame) => frame,
             None => {
-                let permit = Arc::clone(&self.budget)
-                    .acquire_many_owned(place.raw.max(1))
-                    .await
-                    .map_err(|_| Error::internal("the memory budget is gone"))?;
+                let permit = self.share(place.raw.max(1), turn).await;
                 let range =
                     u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
                 let sealed = cx.run(self.sink.get(cx, &key, Some(range))).await.map_err(|e| {
@@ -306,6 +363,8 @@ impl ChunkReader {
     ) -> BoxStream<'static, Result<Bytes>> {
         let (this, cx) = (Arc::clone(self), cx.clone());
         let lookup = (Arc::clone(&this), cx.clone());
+        let turns = Arc::<Turns>::default();
+        let (taken, mut number) = (Arc::clone(&turns), 0);
         refs.ready_chunks(LOOKUP)
             .map(move |refs| {
                 let (this, cx) = lookup.clone();
@@ -322,10 +381,12 @@ impl ChunkReader {
             .flatten()
             .map(move |read| {
                 let (this, task_cx) = (Arc::clone(&this), cx.clone());
+                let turn = Turn { turns: Arc::clone(&turns), number };
+                number += 1;
                 // A task, so that reading goes on while the consumer is busy elsewhere.
                 let task = read.map(|read| {
                     let n = read.chunks.len();
-                    (n, cx.spawn(async move { Ok(this.read_each(&task_cx, read).await) }))
+                    (n, cx.spawn(async move { Ok(this.read_each(&task_cx, read, &turn).await) }))
                 });
                 async move {
                     match task {
@@ -335,6 +396,7 @@ impl ChunkReader {
                 }
             })
             .buffered(FRAMES_AHEAD)
+            .inspect(move |_| taken.advance())
             .flat_map(stream::iter)
             .boxed()
     }
@@ -342,7 +404,8 @@ impl ChunkReader {
     /// One chunk.
     pub(crate) async fn chunk(self: &Arc<Self>, cx: &Context, chunk: ChunkRef) -> Result<Bytes> {
         let places = self.places(cx, vec![chunk]).await?;
-        let mut bytes = Arc::clone(self).read_frame(cx, FrameRead { chunks: places }).await?;
+        let read = FrameRead { chunks: places };
+        let mut bytes = Arc::clone(self).read_frame(cx, read, None).await?;
         bytes.pop().ok_or_else(|| missing(&chunk))
     }
 
@@ -405,7 +468,12 @@ impl ChunkReader {
                 Ok::<_, Error>(chunk.slice(i * MAX_PIECE..chunk.len().min((i + 1) * MAX_PIECE)))
             }))
         });
-        Box::pin(pieces.try_flatten())
+        // What follows a gap is not what comes next.
+        Box::pin(pieces.try_flatten().scan(false, |failed, piece| {
+            let next = (!*failed).then_some(piece);
+            *failed = matches!(next, Some(Err(_)));
+            std::future::ready(next)
+        }))
     }
 
     /// The entries of a tree, in order. A part that cannot be read is an error in its place, and the

@@ -1,6 +1,7 @@
 //! The life of a restore: examine all targets, put, make visible, read back, compare.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
@@ -233,7 +234,7 @@ async fn put(
 ) -> Result<SourceRestored> {
     let unprepared = || Error::internal("a source was not prepared");
     let mut left_out = Vec::new();
-    let mut bytes = 0;
+    let handed = Arc::new(AtomicU64::new(0));
     for artifact in &plan.artifacts {
         cx.progress().expect_bytes(artifact.content.bytes());
         let body = match &artifact.content {
@@ -248,18 +249,19 @@ async fn put(
                     left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
                     continue;
                 }
-                let progress = cx.clone();
+                let (progress, counter) = (cx.clone(), Arc::clone(&handed));
                 let stream =
                     futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
                         if let Ok(piece) = piece {
                             progress.progress().add(Counter::Bytes, piece.len() as u64);
+                            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
                         }
                     });
                 Ok(Body::Bytes(Box::pin(stream)))
             }
             ContentRef::Tree { entries, .. } => {
                 let skipped = options.allow_damage.then(|| Arc::clone(&plan.skipped));
-                StoredTreeReader::chosen(reader, cx, entries, chosen, skipped)
+                StoredTreeReader::chosen(reader, cx, entries, chosen, skipped, Arc::clone(&handed))
                     .await
                     .map(|tree| Body::Tree(Box::new(tree)))
             }
@@ -270,7 +272,6 @@ async fn put(
             Err(e) => Err(e),
         };
         put.map_err(|e| e.with("artifact", &artifact.meta.name))?;
-        bytes += artifact.content.bytes();
     }
     // While its end has not begun, an abort is still possible.
     cx.check()?;
@@ -303,7 +304,7 @@ async fn put(
         notes: report.notes,
         damaged: left_out,
         undo: report.undo,
-        bytes,
+        bytes: handed.load(Ordering::Relaxed),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Choosing: which snapshot, and which part of a tree.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -266,12 +267,14 @@ struct SharedTree {
     large: Mutex<HashMap<EntryPath, ChunkList>>,
     /// Damage is left out and noted here, instead of ending the tree.
     skipped: Option<Arc<Mutex<Skipped>>>,
+    /// Bytes of content handed out.
+    handed: Arc<AtomicU64>,
 }
 
 impl StoredTreeReader {
     /// All of a tree; damage ends it.
     pub(crate) fn whole(reader: &Arc<ChunkReader>, cx: &Context, entries: &ChunkList) -> Self {
-        Self::from_entries(reader, cx, reader.entries(cx, entries), None)
+        Self::from_entries(reader, cx, reader.entries(cx, entries), None, Arc::default())
     }
 
     /// The chosen part of a tree.
@@ -281,14 +284,15 @@ impl StoredTreeReader {
         entries: &ChunkList,
         chosen: &Chosen,
         skipped: Option<Arc<Mutex<Skipped>>>,
+        handed: Arc<AtomicU64>,
     ) -> Result<Self> {
         let all = reader.entries(cx, entries);
         if chosen.is_all() {
-            return Ok(Self::from_entries(reader, cx, all, skipped));
+            return Ok(Self::from_entries(reader, cx, all, skipped, handed));
         }
         let relink = relinked(reader, cx, entries, chosen).await?;
         let part = filter(all, chosen.clone(), relink);
-        Ok(Self::from_entries(reader, cx, part, skipped))
+        Ok(Self::from_entries(reader, cx, part, skipped, handed))
     }
 
     fn from_entries(
@@ -296,9 +300,14 @@ impl StoredTreeReader {
         cx: &Context,
         entries: BoxStream<'static, Result<StoredEntry>>,
         skipped: Option<Arc<Mutex<Skipped>>>,
+        handed: Arc<AtomicU64>,
     ) -> Self {
-        let shared =
-            Arc::new(SharedTree { reader: Arc::clone(reader), large: Mutex::default(), skipped });
+        let shared = Arc::new(SharedTree {
+            reader: Arc::clone(reader),
+            large: Mutex::default(),
+            skipped,
+            handed,
+        });
         let (this, cx) = (Arc::clone(&shared), cx.clone());
         let batches = into_batches(entries)
             .map(move |batch| {
@@ -376,12 +385,14 @@ impl SharedTree {
                 match damage {
                     None => {
                         let bytes = match parts.pop() {
-                            Some(one) if parts.is_empty() => one,
+                            // Copied: a small file must not hold on to the frame that it lies in.
+                            Some(one) if parts.is_empty() => Bytes::copy_from_slice(&one),
                             last => {
                                 parts.into_iter().chain(last).collect::<Vec<_>>().concat().into()
                             }
                         };
                         cx.progress().add(Counter::Bytes, content.size);
+                        self.handed.fetch_add(content.size, Ordering::Relaxed);
                         items.push(TreeItem::Entry(entry, Content::Inline(bytes)));
                     }
                     Some(e) => items.push(self.skip_entry(entry, e)?),
@@ -450,9 +461,11 @@ impl TreeReader for StoredTreeReader {
         })?;
         let progress = cx.clone();
         let path = entry.path.clone();
+        let handed = Arc::clone(&self.shared.handed);
         let body = self.shared.reader.bytes(cx, &content).map(move |piece| match piece {
             Ok(piece) => {
                 progress.progress().add(Counter::Bytes, piece.len() as u64);
+                handed.fetch_add(piece.len() as u64, Ordering::Relaxed);
                 Ok(piece)
             }
             Err(e) => Err(e.with("path", &path)),
@@ -482,16 +495,21 @@ async fn relinked(
     chosen: &Chosen,
 ) -> Result<Relink> {
     let mut relink = Relink::new();
+    let mut found = false;
     let mut entries = reader.entries(cx, list);
     while let Some(stored) = entries.next().await {
         // Damage is met again, and answered, when the tree itself is read.
         let Ok(stored) = stored else { continue };
+        found = found || chosen.wants(&stored.entry.path);
         if let EntryKind::HardLink { target } = &stored.entry.kind
             && chosen.wants(&stored.entry.path)
             && !chosen.wants(target)
         {
             relink.insert(target.clone(), None);
         }
+    }
+    if let (Some(path), false) = (&chosen.path, found) {
+        return Err(Error::new(Reason::NotFound, format!("there is no {path} in this artifact")));
     }
     if !relink.is_empty() {
         let mut entries = reader.entries(cx, list);

@@ -1,4 +1,4 @@
-//! Conformance of sources: what [`Source`], [`Capture`] and [`Restore`] promise, sentence by
+//! Conformance of sources: what [`Source`], `Capture` and `Restore` promise, sentence by
 //! sentence, with no engine between capture and restore.
 //!
 //! An author implements [`Harness`] for the system at hand and calls [`all`], or the functions that
