@@ -1,5 +1,6 @@
 //! Random histories of a repository against a naive oracle: a copy of what the sources held at each
 //! snapshot.
+#![allow(clippy::unwrap_used, reason = "a test, inside a macro that hides it")]
 
 mod lab;
 
@@ -30,30 +31,61 @@ type Contents = BTreeMap<String, ScriptedContent>;
 #[derive(Clone, Debug)]
 enum Step {
     /// Add or change a file of the tree.
-    PutFile { name: u8, len: usize, seed: u64 },
-    RemoveFile { name: u8 },
+    PutFile {
+        name: u8,
+        len: usize,
+        seed: u64,
+    },
+    RemoveFile {
+        name: u8,
+    },
     /// Add or change an artifact of bytes.
-    PutBytes { name: u8, len: usize, seed: u64, how: u8 },
+    PutBytes {
+        name: u8,
+        len: usize,
+        seed: u64,
+        how: u8,
+    },
     /// Change some bytes of one.
-    Overwrite { name: u8, at: usize, seed: u64 },
-    RemoveBytes { name: u8 },
+    Overwrite {
+        name: u8,
+        at: usize,
+        seed: u64,
+    },
+    RemoveBytes {
+        name: u8,
+    },
     Create,
     /// A create whose sink fails from some operation on; that one may have been carried out.
-    FailingCreate { at: u64, done: bool },
+    FailingCreate {
+        at: u64,
+        done: bool,
+    },
     /// Restore one of the snapshots there are.
-    Restore { which: usize },
-    Forget { which: usize },
+    Restore {
+        which: usize,
+    },
+    Forget {
+        which: usize,
+    },
     LoseState,
     LoseCache,
     /// A pack is damaged, this is noticed, and the pack is put back as it was.
-    DamageAndMend { which: usize, at: usize },
+    DamageAndMend {
+        which: usize,
+        at: usize,
+    },
     /// A pack is gone for good, and the next create stores again what the sources still have.
-    LosePack { which: usize },
+    LosePack {
+        which: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let file_len = prop_oneof![6 => 0..5000usize, 2 => 5000..100_000usize, 1 => 500_000..700_000usize];
-    let bytes_len = prop_oneof![1 => 0..10usize, 4 => 1000..200_000usize, 2 => 1_000_000..2_000_000usize];
+    let file_len =
+        prop_oneof![6 => 0..5000usize, 2 => 5000..100_000usize, 1 => 500_000..700_000usize];
+    let bytes_len =
+        prop_oneof![1 => 0..10usize, 4 => 1000..200_000usize, 2 => 1_000_000..2_000_000usize];
     prop_oneof![
         8 => (0..40u8, file_len, 0..6u64).prop_map(|(name, len, seed)| Step::PutFile { name, len, seed }),
         2 => (0..40u8).prop_map(|name| Step::RemoveFile { name }),
@@ -196,13 +228,17 @@ impl History {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::PutFile { name, len, seed } => drop(self.live.files.insert(name, noise(len, seed))),
+            Step::PutFile { name, len, seed } => {
+                drop(self.live.files.insert(name, noise(len, seed)))
+            }
             Step::RemoveFile { name } => drop(self.live.files.remove(&name)),
             Step::PutBytes { name, len, seed, how } => {
                 self.live.bytes.insert(name, (noise(len, 100 + seed), how));
             }
             Step::Overwrite { name, at, seed } => {
-                if let Some((content, _)) = self.live.bytes.get_mut(&name).filter(|(c, _)| !c.is_empty()) {
+                if let Some((content, _)) =
+                    self.live.bytes.get_mut(&name).filter(|(c, _)| !c.is_empty())
+                {
                     let mut changed = content.to_vec();
                     let at = at % changed.len();
                     let end = changed.len().min(at + 100);
