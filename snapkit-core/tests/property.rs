@@ -229,7 +229,7 @@ impl History {
     async fn step(&mut self, step: Step) {
         match step {
             Step::PutFile { name, len, seed } => {
-                drop(self.live.files.insert(name, noise(len, seed)))
+                self.live.files.insert(name, noise(len, seed));
             }
             Step::RemoveFile { name } => drop(self.live.files.remove(&name)),
             Step::PutBytes { name, len, seed, how } => {
