@@ -102,7 +102,7 @@ fn parts_come_back_alone() {
     let place = format!("first:files/tree/{}", env.in_tree("data/sub"));
     assert_snapshot!(env.run(["restore", &place, "--target", "out"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 10 B to [DIR]/work/out/files
+    files (files): unproven, 0 facts hold, 4 B to [DIR]/work/out/files
     --- stderr
     snapshot [SNAPSHOT] of paths@box, [TIME]
     unproven in [DURATION]
@@ -146,7 +146,7 @@ fn nothing_is_proven_without_reading_back() {
     let env = TestEnv::with_snapshot();
     assert_snapshot!(env.run(["restore", "first", "--target", "out", "--no-verify"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 10 B to [DIR]/work/out/files
+    files (files): unproven, 0 facts hold, 4 B to [DIR]/work/out/files
     --- stderr
     snapshot [SNAPSHOT] of paths@box, [TIME]
     unproven in [DURATION]
@@ -168,7 +168,7 @@ fn damage_is_refused_unless_it_may_be_left_out() {
     ");
     assert_snapshot!(env.run(["restore", "first", "--target", "two", "--allow-damage"]), @"
     --- stdout
-    files (files): differs, 0 facts hold, 781.3 KiB to [DIR]/work/two/files
+    files (files): differs, 0 facts hold, 6 B to [DIR]/work/two/files
       differs: tree.attributes was [HEX], is [HEX]
       differs: tree.bytes was 800006, is 6
       differs: tree.entries was 5, is 4
