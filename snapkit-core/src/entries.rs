@@ -8,7 +8,7 @@
 use crate::chunk::{ChunkKey, MAX_CHUNK};
 use crate::codec::{Reader, WriteExt};
 use crate::context::Timestamp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::manifest::{ChunkList, ChunkRef};
 use crate::tree::{EntryKind, EntryPath, Extent, TreeEntry};
@@ -252,6 +252,22 @@ pub struct TreeChunker {
 }
 
 impl TreeChunker {
+    /// Whether a reader would take an entry as it is. One that it would refuse must not be added: it
+    /// would take its neighbours along.
+    pub fn check(&mut self, stored: &StoredEntry) -> Result<()> {
+        let mut bytes = Vec::new();
+        encode_entry(stored, &mut self.scratch, &mut bytes);
+        let refused = |e| {
+            Error::internal("the source gave an entry that cannot be stored")
+                .with("path", &stored.entry.path)
+                .caused_by(e)
+        };
+        match decode_entry(&bytes).map_err(refused)? {
+            (read, []) if read == *stored => Ok(()),
+            _ => Err(refused(Error::internal("it reads back as another"))),
+        }
+    }
+
     /// Add an entry; a finished chunk, if it closes one.
     pub fn add(&mut self, key: &ChunkKey, stored: &StoredEntry) -> Option<Vec<u8>> {
         let before = self.buffer.len();

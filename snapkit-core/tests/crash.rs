@@ -303,6 +303,56 @@ async fn a_create_whose_disk_loses_power_at_any_operation_loses_nothing() {
     assert!(count > 40 && committed >= 2 && died > 20, "{count} {committed} {died}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_is_left_on_a_real_disk_is_committed_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = Context::system();
+    let sink: Arc<dyn Sink> = Arc::new(LocalSink::create(&cx, dir.path()).await.unwrap());
+    let lab = Lab::on(cx, sink, Stage::sources()).await;
+    let repository = lab.open().await.unwrap();
+    let (mut committed, mut left) = (0, 0);
+    for generation in 0..60 {
+        advance(&lab, generation, 300_000);
+        let cx = lab.cx.child();
+        let (stack, options) = (lab.stack(), CreateOptions::default());
+        let limit = std::time::Duration::from_millis(generation);
+        let create = repository.create(&cx, &stack, &options);
+        let result = if generation >= 56 {
+            Some(create.await)
+        } else if generation % 2 == 0 {
+            let cancel = async {
+                lab.cx.sleep(limit).await.unwrap();
+                cx.cancel();
+            };
+            Some(tokio::join!(create, cancel).0)
+        } else {
+            tokio::time::timeout(limit, create).await.ok()
+        };
+        // What was under way on the disk comes to its end; then everything is decided.
+        lab.cx.sleep(std::time::Duration::from_millis(60)).await.unwrap();
+        let ledger = repository.ledger(&lab.cx).await.unwrap();
+        let new = ledger.snapshots.len() - committed;
+        match result {
+            Some(Ok(report)) => {
+                assert!(new == 1 && ledger.snapshots.iter().any(|s| s.id == report.snapshot.id));
+                let summary =
+                    lab.restore_with(&report.snapshot, |o| o.overwrite = true).await.unwrap();
+                assert_eq!(summary.verdict, RestoreVerdict::Match);
+            }
+            Some(Err(e)) => {
+                assert_eq!(e.reason(), Reason::Cancelled, "{e:?}");
+                assert_eq!(new, 0, "it was committed after all");
+                left += 1;
+            }
+            None => left += 1,
+        }
+        committed += new;
+        lab.sources.iter().for_each(|s| s.log().assert_released());
+    }
+    assert!(committed > 3 && left > 10, "{committed} {left}");
+    lab.assert_sound().await;
+}
+
 #[tokio::test]
 async fn an_init_whose_disk_loses_power_leaves_a_repository_or_none() {
     let cx = Context::system();

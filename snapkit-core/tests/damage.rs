@@ -415,17 +415,21 @@ async fn a_flipped_byte_in_a_pack_costs_its_frame_and_no_more() {
         {
             places.push((frame.offset + frame.stored / 2) as usize);
         }
-        for (i, at) in places.into_iter().enumerate() {
+        // And all of it, as by another object of the same length.
+        let mut versions: Vec<(Bytes, Range<usize>)> =
+            places.into_iter().map(|at| (flipped(&object, at), at..at + 1)).collect();
+        versions.push((noise(object.len(), 77), 0..object.len()));
+        for (i, (version, hit)) in versions.into_iter().enumerate() {
             let lab = scene.lab.fork().await;
-            put(&lab, &key, flipped(&object, at)).await;
+            put(&lab, &key, version).await;
             let (report, missing) =
                 if i == 0 { scene.examine(&lab).await } else { scene.examine_once(&lab).await };
             assert_named(&report, key.as_str());
             let bad = scene.truth.only_in(|pack, start, end| {
-                pack == *id && (start as usize..end as usize).contains(&at)
+                pack == *id && (start as usize) < hit.end && hit.start < end as usize
             });
             for (snapshot, missing) in scene.snapshots.iter().zip(&missing) {
-                assert_eq!(*missing, scene.truth.lost(snapshot, &bad), "{key} byte {at}");
+                assert_eq!(*missing, scene.truth.lost(snapshot, &bad), "{key} bytes {hit:?}");
             }
             hits += missing.iter().map(BTreeSet::len).sum::<usize>();
             if i > 0 && missing.iter().all(BTreeSet::is_empty) {
@@ -655,6 +659,10 @@ async fn a_repository_that_is_rolled_back_is_noticed() {
     }
     let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
     assert_eq!(ledger.gone, [scene.snapshots[1].id.clone()]);
+    // A machine that knew nothing cannot tell: the repository was like this once.
+    let stranger = lab.fork().await;
+    stranger.forget_local();
+    assert!(stranger.verify(true).await.unwrap().is_sound());
     let report = lab.verify(true).await.unwrap();
     let line = format!("snapshots/{}", scene.snapshots[1].id);
     assert_named(&report, &line);

@@ -113,7 +113,7 @@ fn parts_come_back_alone() {
 
     assert_snapshot!(env.run(["restore", "first", "--include", "*.txt", "--target", "two"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 10 B to [DIR]/work/two/files
+    files (files): unproven, 0 facts hold, 6 B to [DIR]/work/two/files
     --- stderr
     snapshot [SNAPSHOT] of paths@box, [TIME]
     unproven in [DURATION]
@@ -146,7 +146,7 @@ fn nothing_is_proven_without_reading_back() {
     let env = TestEnv::with_snapshot();
     assert_snapshot!(env.run(["restore", "first", "--target", "out", "--no-verify"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 4 B to [DIR]/work/out/files
+    files (files): unproven, 0 facts hold, 10 B to [DIR]/work/out/files
     --- stderr
     snapshot [SNAPSHOT] of paths@box, [TIME]
     unproven in [DURATION]

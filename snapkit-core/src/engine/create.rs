@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 
-use crate::artifact::{ArtifactMeta, Body, Chunking, Shape};
+use crate::artifact::{ArtifactMeta, Body, Chunking};
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
@@ -84,6 +84,13 @@ impl Repository {
     ) -> Result<CreateReport> {
         if stack.sources.is_empty() {
             return Err(Error::invalid("there is nothing to capture: the set has no sources"));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) =
+            stack.sources.iter().map(|s| &s.source.info().name).find(|n| !names.insert(*n))
+        {
+            // They would overwrite each other when they are put back.
+            return Err(Error::invalid(format!("two sources have the name {twice}")));
         }
         cx.progress().phase(Phase::Prepare);
         let begun = cx.monotonic();
@@ -508,6 +515,12 @@ impl Run<'_> {
             }
             let body =
                 guarded(cx.run(capture.open(cx, &meta.name))).await.map_err(Failure::Source)?;
+            if body.shape() != meta.shape {
+                // No target would take it back.
+                let e = Error::internal("a source gave an artifact of another shape than it said")
+                    .with("artifact", &meta.name);
+                return Err(Failure::Source(e));
+            }
             // Of a database only what changes is stored again: it pays to compress it well once.
             let effort =
                 if matches!(meta.chunking, Chunking::Pages { .. }) { PAGES_EFFORT } else { 0 };
@@ -561,7 +574,6 @@ impl Run<'_> {
                     return Err(Failure::Source(e));
                 }
             };
-            debug_assert!(matches!(meta.shape, Shape::Bytes | Shape::Tree));
             meta.size_hint = None;
             captured.record.artifacts.push(ArtifactRecord { meta, content });
         }

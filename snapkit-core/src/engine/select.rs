@@ -1,6 +1,6 @@
 //! Choosing: which snapshot, and which part of a tree.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -309,12 +309,14 @@ impl StoredTreeReader {
             handed,
         });
         let (this, cx) = (Arc::clone(&shared), cx.clone());
+        let (ordered, mut left_out) = (Arc::clone(&shared), HashSet::new());
         let batches = into_batches(entries)
             .map(move |batch| {
                 let (this, cx) = (Arc::clone(&this), cx.clone());
                 async move { this.load(&cx, batch).await }
             })
             .buffered(BATCHES_AHEAD)
+            .map(move |items| ordered.leave_out_links(&mut left_out, items?))
             .try_filter(|items| std::future::ready(!items.is_empty()))
             .boxed();
         Self { batches: Mutex::new(batches), shared }
@@ -424,6 +426,29 @@ impl SharedTree {
         let reason = error.reason();
         self.skip(&entry.path.display(), error)?;
         Ok(TreeItem::Problem(entry.path, Error::new(reason, text)))
+    }
+
+    /// What is left out has no other names either.
+    fn leave_out_links(
+        &self,
+        left_out: &mut HashSet<EntryPath>,
+        items: Vec<TreeItem>,
+    ) -> Result<Vec<TreeItem>> {
+        let decide = |item| match item {
+            TreeItem::Entry(entry, content) => match &entry.kind {
+                EntryKind::HardLink { target } if left_out.contains(target) => {
+                    let what = "the file that this is another name of is damaged";
+                    let e = Error::new(Reason::ObjectMissing, what).with("file", target);
+                    self.skip_entry(entry, e)
+                }
+                _ => Ok(TreeItem::Entry(entry, content)),
+            },
+            TreeItem::Problem(path, e) => {
+                left_out.insert(path.clone());
+                Ok(TreeItem::Problem(path, e))
+            }
+        };
+        items.into_iter().map(decide).collect()
     }
 
     /// Note what is left out, or end the tree.

@@ -1,5 +1,6 @@
 //! Storing content: an artifact's body through the write pipeline.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use crate::error::{Error, Reason, Result};
 use crate::manifest::{ChunkList, ChunkRef, ContentRef, Problems};
 use crate::progress::Counter;
 use crate::tree::{
-    Content, EntryKind, LoadedFile, SMALL_FILE, TreeDigest, TreeEntry, TreeItem, TreeReader,
+    Content, EntryKind, EntryPath, LoadedFile, SMALL_FILE, TreeDigest, TreeEntry, TreeItem,
+    TreeReader,
 };
 
 /// Bytes of a stream that are cut and named at once.
@@ -193,7 +195,7 @@ enum Step {
     /// It is streamed.
     Large(TreeEntry),
     /// It could not be examined.
-    Problem(String, Error),
+    Problem(EntryPath, Error),
 }
 
 /// A stored tree.
@@ -222,7 +224,22 @@ struct Growing {
     count: u64,
     files: u64,
     bytes: u64,
-    last: Option<crate::tree::EntryPath>,
+    last: Option<EntryPath>,
+    /// What is not in the tree although it was named, and why: other names of it cannot be either.
+    missing: HashMap<EntryPath, Reason>,
+}
+
+impl Growing {
+    /// Whether an entry can be put back from what is stored of it.
+    fn check(&mut self, stored: &StoredEntry) -> Result<()> {
+        if let EntryKind::HardLink { target } = &stored.entry.kind
+            && let Some(reason) = self.missing.get(target)
+        {
+            let what = "the file that this is another name of could not be read";
+            return Err(Error::new(*reason, what).with("file", target));
+        }
+        self.chunker.check(stored)
+    }
 }
 
 impl TreeStore<'_> {
@@ -242,6 +259,7 @@ impl TreeStore<'_> {
             files: 0,
             bytes: 0,
             last: None,
+            missing: HashMap::new(),
         };
         loop {
             let batch = match guarded(self.cx.run(tree.next_batch(self.cx))).await {
@@ -277,7 +295,7 @@ impl TreeStore<'_> {
                     let (entry, content) = match item {
                         TreeItem::Entry(entry, content) => (entry, content),
                         TreeItem::Problem(path, error) => {
-                            return Ok(Step::Problem(path.display(), error));
+                            return Ok(Step::Problem(path, error));
                         }
                     };
                     let EntryKind::File { size, .. } = entry.kind else {
@@ -369,7 +387,7 @@ impl TreeStore<'_> {
                     }
                     self.grow(growing, stored, &leaves).await?;
                 }
-                Step::Problem(place, error) => self.problem(place, error)?,
+                Step::Problem(path, error) => self.problem(growing, path, error)?,
                 Step::Inline(entry, bytes) => {
                     let named = name_file(&shared, LoadedFile { entry, bytes });
                     self.put_file(growing, named?).await?;
@@ -383,7 +401,7 @@ impl TreeStore<'_> {
                         Err(e) if e.reason() == Reason::LimitExceeded => {
                             self.put_large(tree, growing, entry).await?;
                         }
-                        Err(e) => self.problem(entry.path.display(), e)?,
+                        Err(e) => self.problem(growing, entry.path, e)?,
                     }
                 }
                 Step::Large(entry) => self.put_large(tree, growing, entry).await?,
@@ -393,14 +411,17 @@ impl TreeStore<'_> {
     }
 
     /// A problem of one entry does not stop the rest; a cancellation does.
-    fn problem(&mut self, place: String, error: Error) -> Result<()> {
+    fn problem(&mut self, growing: &mut Growing, path: EntryPath, error: Error) -> Result<()> {
         if error.is_cancelled() && error.reason() == Reason::Cancelled {
             return Err(error);
         }
         if error.reason() == Reason::NotFound {
             // It was removed between listing and reading: it is simply not there.
+            growing.missing.insert(path, Reason::SourceChanged);
             return Ok(());
         }
+        let place = path.display();
+        growing.missing.insert(path, error.reason());
         self.cx.progress().add(Counter::Problems, 1);
         self.cx.progress().warn(&format!("{place}: {}", error.chain()));
         self.problems.add(place, &error);
@@ -457,7 +478,7 @@ impl TreeStore<'_> {
                 Err(e) => break e,
             }
         };
-        self.problem(entry.path.display(), problem)
+        self.problem(growing, entry.path, problem)
     }
 
     async fn grow(
@@ -469,6 +490,9 @@ impl TreeStore<'_> {
         if growing.last.as_ref().is_some_and(|last| *last >= stored.entry.path) {
             return Err(Error::internal("a tree's entries are out of order")
                 .with("path", &stored.entry.path));
+        }
+        if let Err(e) = growing.check(&stored) {
+            return self.problem(growing, stored.entry.path, e);
         }
         growing.last = Some(stored.entry.path.clone());
         growing.count += 1;

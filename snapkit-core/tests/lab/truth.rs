@@ -9,6 +9,7 @@ use snapkit_core::frame::FrameCodec;
 use snapkit_core::id::{ChunkId, PackId};
 use snapkit_core::manifest::{ChunkList, ContentRef, Snapshot};
 use snapkit_core::pack::PackContents;
+use snapkit_core::tree::EntryKind;
 
 use super::{Objects, packs_in};
 
@@ -78,13 +79,22 @@ impl Truth {
                     }
                     ContentRef::Tree { entries, .. } => {
                         assert_eq!(entries.depth, 0, "a small tree");
+                        // Files without their content: their other names are of no use either.
+                        let mut empty = BTreeSet::new();
                         for chunk in &entries.chunks {
                             let mut rest = &self.chunks[&chunk.id][..];
                             while !rest.is_empty() {
                                 let (entry, after) = decode_entry(rest).unwrap();
                                 rest = after;
-                                if bad.contains(&chunk.id) || self.is_hit(&entry.content, bad) {
-                                    lost.insert(format!("{place}/{}", entry.entry.path.display()));
+                                let path = entry.entry.path.display();
+                                let unnamed = bad.contains(&chunk.id);
+                                let linked = matches!(&entry.entry.kind,
+                                    EntryKind::HardLink { target } if empty.contains(&target.display()));
+                                if !unnamed && (linked || self.is_hit(&entry.content, bad)) {
+                                    empty.insert(path.clone());
+                                }
+                                if unnamed || empty.contains(&path) {
+                                    lost.insert(format!("{place}/{path}"));
                                 }
                             }
                         }
