@@ -172,7 +172,8 @@ impl StoredManifest {
         // Session ids are random: nobody else signs a snapshot under ours with our credential.
         let ours = line.signer == Some(self.credential.id)
             && match (&line.state, end) {
-                (LineState::Snapshot(_) | LineState::Sealed, End::Commit(_)) => true,
+                (LineState::Snapshot(there), End::Commit(snapshot)) => **there == *snapshot,
+                (LineState::Sealed, End::Commit(_)) => true,
                 (LineState::Marker(m), End::Abort(_)) => m.state == MarkerState::Aborted,
                 _ => false,
             };

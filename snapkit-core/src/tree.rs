@@ -107,6 +107,26 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// What [`escape`] wrote, as bytes again. `None` where a backslash is followed by something else than a
+/// backslash or `x` and two hexadecimal digits.
+#[must_use]
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let (byte, tail) = match (first, tail) {
+            (b'\\', [b'\\', tail @ ..]) => (b'\\', tail),
+            (b'\\', [b'x', high, low, tail @ ..]) => ((digit(*high)? << 4) | digit(*low)?, tail),
+            (b'\\', _) => return None,
+            (byte, tail) => (*byte, tail),
+        };
+        out.push(byte);
+        rest = tail;
+    }
+    Some(out)
+}
+
 impl Ord for EntryPath {
     fn cmp(&self, other: &Self) -> Ordering {
         // `/` sorts below every other byte: a component that ends here comes first.
@@ -437,6 +457,16 @@ mod tests {
 
     fn p(s: &str) -> EntryPath {
         EntryPath::new(s.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_escaped_reads_back() {
+        let bytes: Vec<u8> = (0..=255).chain("ä\u{9b}\n".bytes()).collect();
+        assert_eq!(unescape(&escape(&bytes)).unwrap(), bytes);
+        assert!(!escape(&bytes).contains(char::is_control));
+        for broken in ["\\", "\\n", "\\x1", "\\xg0"] {
+            assert_eq!(unescape(broken), None, "{broken}");
+        }
     }
 
     #[test]

@@ -310,12 +310,12 @@ async fn a_create_that_is_left_on_a_real_disk_is_committed_or_not() {
     let sink: Arc<dyn Sink> = Arc::new(LocalSink::create(&cx, dir.path()).await.unwrap());
     let lab = Lab::on(cx, sink, Stage::sources()).await;
     let repository = lab.open().await.unwrap();
-    let (mut committed, mut left) = (0, 0);
+    let (mut committed, mut left, mut ended) = (0, 0, 0);
     for generation in 0..60 {
         advance(&lab, generation, 300_000);
         let cx = lab.cx.child();
         let (stack, options) = (lab.stack(), CreateOptions::default());
-        let limit = std::time::Duration::from_millis(generation);
+        let limit = std::time::Duration::from_micros(200 * generation);
         let create = repository.create(&cx, &stack, &options);
         let result = if generation >= 56 {
             Some(create.await)
@@ -329,8 +329,16 @@ async fn a_create_that_is_left_on_a_real_disk_is_committed_or_not() {
             tokio::time::timeout(limit, create).await.ok()
         };
         // What was under way on the disk comes to its end; then everything is decided.
-        lab.cx.sleep(std::time::Duration::from_millis(60)).await.unwrap();
-        let ledger = repository.ledger(&lab.cx).await.unwrap();
+        // A create that was left before it began has no session, so the wait has an end.
+        let mut ledger = repository.ledger(&lab.cx).await.unwrap();
+        for _ in 0..20 {
+            lab.cx.sleep(std::time::Duration::from_millis(30)).await.unwrap();
+            let seen = std::mem::replace(&mut ledger, repository.ledger(&lab.cx).await.unwrap());
+            if ended < ledger.ids().count() && seen.ids().eq(ledger.ids()) {
+                break;
+            }
+        }
+        ended = ledger.ids().count();
         let new = ledger.snapshots.len() - committed;
         match result {
             Some(Ok(report)) => {

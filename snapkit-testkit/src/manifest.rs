@@ -131,12 +131,17 @@ pub async fn an_abort_stands(cx: &Context, manifest: Arc<dyn Manifest>) {
     }
 }
 
-/// Once committed, a session cannot be aborted, nor committed with other content.
+/// Once committed, a session cannot be aborted, nor, where its snapshot can be read, committed with
+/// other content.
 pub async fn a_commit_stands(cx: &Context, manifest: Arc<dyn Manifest>) {
     let snapshot = begin(cx, &*manifest, 6).await;
     ends(cx, &*manifest, &snapshot.id, End::Commit(&snapshot), Outcome::Won).await;
     ends(cx, &*manifest, &snapshot.id, End::Abort("too late"), Outcome::Lost).await;
     stands(cx, &*manifest, &snapshot).await;
+    let line = must("a snapshot is read", manifest.get(cx, &snapshot.id).await);
+    if matches!(line.state, LineState::Sealed) {
+        return;
+    }
     let other = Snapshot { host: "another".to_owned(), ..snapshot.clone() };
     ends(cx, &*manifest, &snapshot.id, End::Commit(&other), Outcome::Lost).await;
     stands(cx, &*manifest, &snapshot).await;

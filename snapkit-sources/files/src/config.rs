@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
-use snapkit_core::tree::{EntryPath, escape};
+use snapkit_core::tree::{EntryPath, escape, unescape};
 
 /// The settings of a source of files.
 ///
@@ -126,7 +126,7 @@ pub(crate) fn entry_path(path: &Path) -> Result<Option<EntryPath>> {
 
 /// Paths in documents: text if they are UTF-8, else escaped text.
 mod paths {
-    use super::{OsStrExt, OsString, OsStringExt, PathBuf, escape};
+    use super::{OsStrExt, OsString, OsStringExt, PathBuf, escape, unescape};
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -148,37 +148,12 @@ mod paths {
         let written = Vec::<Written>::deserialize(d)?;
         let path = |w| match w {
             Written::Plain(text) => Ok(PathBuf::from(text)),
-            Written::Escaped { escaped } => super::unescape(&escaped)
+            Written::Escaped { escaped } => unescape(&escaped)
                 .map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
                 .ok_or_else(|| D::Error::custom(format!("not an escaped path: {escaped:?}"))),
         };
         written.into_iter().map(path).collect()
     }
-}
-
-/// The bytes that [`escape`] made text of.
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        rest = match (*first, tail) {
-            (b'\\', [b'\\', tail @ ..]) => {
-                out.push(b'\\');
-                tail
-            }
-            (b'\\', [b'x', high, low, tail @ ..]) => {
-                let digits = [*high, *low];
-                out.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-                tail
-            }
-            (b'\\', _) => return None,
-            (other, tail) => {
-                out.push(other);
-                tail
-            }
-        };
-    }
-    Some(out)
 }
 
 #[cfg(test)]

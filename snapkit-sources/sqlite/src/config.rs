@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use snapkit_core::tree::escape;
+use snapkit_core::tree::{escape, unescape};
 use snapkit_core::{Error, Reason, Result};
 
 /// How long to wait for locks unless configured: 10 s.
@@ -89,30 +89,6 @@ fn path_from_document<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Err
             .map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)))
             .ok_or_else(|| serde::de::Error::custom(format!("not an escaped path: {escaped:?}"))),
     }
-}
-
-/// The bytes behind [`escape`]d text.
-fn unescape(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        (out, rest) = match (first, tail) {
-            (b'\\', [b'\\', tail @ ..]) => (push(out, b'\\'), tail),
-            (b'\\', [b'x', high, low, tail @ ..]) => {
-                let digit = |b: &u8| char::from(*b).to_digit(16);
-                let byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
-                (push(out, byte), tail)
-            }
-            (b'\\', _) => return None,
-            (byte, tail) => (push(out, *byte), tail),
-        };
-    }
-    Some(out)
-}
-
-fn push(mut bytes: Vec<u8>, byte: u8) -> Vec<u8> {
-    bytes.push(byte);
-    bytes
 }
 
 #[derive(Serialize, Deserialize)]

@@ -154,7 +154,7 @@ pub async fn bodies_can_be_read_side_by_side<H: Harness>(cx: &Context, harness: 
             bodies.push((meta, must("an artifact opens", capture.open(cx, &meta.name).await)));
         }
         let reads = bodies.into_iter().map(|(meta, body)| async move {
-            (meta, must("bodies are read side by side", read(cx, body).await))
+            (meta, must("bodies are read side by side", read(cx, &meta.name, body).await))
         });
         for (meta, carried) in futures_util::future::join_all(reads).await {
             if taken.cut.consistency == Consistency::Point {

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use snapkit_core::artifact::{ArtifactMeta, Body, Shape};
 use snapkit_core::context::Context;
 use snapkit_core::error::Result;
+use snapkit_core::facts::Standing;
 use snapkit_core::manifest::{
     ArtifactRecord, CaptureVerdict, ChunkList, ContentRef, Problems, SourceRecord,
 };
@@ -93,13 +94,23 @@ impl<'a, H: Harness> Stage<'a, H> {
         while let Some(meta) = must("an artifact is named", capture.next(self.cx).await) {
             let body = self.open(&*capture, &meta).await;
             let broken = Broken::default();
-            let what = must("a body is read to its end", read(self.cx, watch(body, &broken)).await);
+            let what = must(
+                "a body is read to its end",
+                read(self.cx, &meta.name, watch(body, &broken)).await,
+            );
             broken.assert_none(meta.name.as_str());
             let content = content_ref(meta.shape, &what);
             carried.insert(meta.name.to_string(), what);
             artifacts.push(ArtifactRecord { meta, content });
         }
-        let facts = must("a finish succeeds", capture.finish(self.cx).await);
+        let mut facts = must("a finish succeeds", capture.finish(self.cx).await);
+        hold!(
+            artifacts.iter().all(|a| a.meta.shape == Shape::Tree)
+                || facts.0.values().any(|f| f.standing == Standing::Pinned),
+            "facts about what was captured are pinned: {facts:?}"
+        );
+        // As the engine does: it knows what of a tree was stored.
+        carried.values().for_each(|what: &Carried| facts.0.extend(what.facts.0.clone()));
         let info = self.source.info();
         let record = SourceRecord {
             name: info.name.clone(),

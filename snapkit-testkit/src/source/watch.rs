@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use snapkit_core::artifact::{Body, ByteStream, MAX_PIECE};
+use snapkit_core::artifact::{ArtifactName, Body, ByteStream, MAX_PIECE, Shape};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Result};
+use snapkit_core::facts::{Facts, Standing};
 use snapkit_core::record::{Record, RecordPosition, RecordReader, RecordValue};
 use snapkit_core::tree::{
-    Content, EntryPath, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry, TreeItem, TreeReader,
+    Content, EntryPath, LoadedFile, OpenedFile, SMALL_FILE, TreeDigest, TreeEntry, TreeItem,
+    TreeReader,
 };
 
 /// The rules that a body broke.
@@ -167,17 +169,25 @@ pub(super) struct Carried {
     pub(super) files: u64,
     /// Entries, records or pieces.
     pub(super) items: u64,
+    /// What the engine would pin of it: the facts of a tree.
+    pub(super) facts: Facts,
 }
 
-/// Read a body to its end.
-pub(super) async fn read(cx: &Context, body: Body) -> Result<Carried> {
-    let mut reading = Reading { hash: blake3::Hasher::new(), bytes: 0, files: 0, items: 0 };
+/// Read the body of an artifact to its end.
+pub(super) async fn read(cx: &Context, artifact: &ArtifactName, body: Body) -> Result<Carried> {
+    let mut reading = Reading::default();
+    let is_tree = body.shape() == Shape::Tree;
     match body {
         Body::Bytes(stream) => reading.stream(stream).await?,
         Body::Tree(tree) => reading.tree(cx, tree).await?,
         Body::Records(records) => reading.records(cx, records).await?,
     }
+    let mut facts = Facts::new();
+    if is_tree {
+        reading.entries.write(artifact.as_str(), Standing::Pinned, &mut facts);
+    }
     Ok(Carried {
+        facts,
         digest: reading.hash.finalize(),
         bytes: reading.bytes,
         files: reading.files,
@@ -185,8 +195,10 @@ pub(super) async fn read(cx: &Context, body: Body) -> Result<Carried> {
     })
 }
 
+#[derive(Default)]
 struct Reading {
     hash: blake3::Hasher,
+    entries: TreeDigest,
     bytes: u64,
     files: u64,
     items: u64,
@@ -254,6 +266,7 @@ impl Reading {
     }
 
     fn entry(&mut self, entry: &TreeEntry) {
+        self.entries.add(entry);
         let TreeEntry { path, kind, mode, uid, gid, mtime, xattrs, ancestor, .. } = entry;
         self.field(path.as_bytes());
         let rest = format!("{kind:?} {mode:o} {uid} {gid} {} {xattrs:?} {ancestor}", mtime.0);

@@ -3,6 +3,7 @@
 
 mod capture;
 mod child;
+mod conformance;
 mod image;
 mod replace;
 mod restore;
