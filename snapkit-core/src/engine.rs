@@ -4,14 +4,18 @@ pub mod options;
 pub mod report;
 
 mod basis;
+mod browse;
 mod create;
 mod cut;
+mod examine;
+mod find;
 mod local;
 mod open;
 mod read;
 mod restore;
 mod select;
 mod store;
+mod stream;
 mod verify;
 mod write;
 

@@ -10,20 +10,20 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use crate::artifact::{Body, ByteStream, MAX_PIECE};
+use crate::artifact::{ByteStream, MAX_PIECE};
 use crate::chunk::ChunkKey;
 use crate::context::Context;
-use crate::engine::Repository;
+use crate::credential::Credential;
 use crate::entries::{StoredEntry, check_list, decode_entry, decode_node};
 use crate::error::{Error, Reason, Result};
 use crate::frame::FrameCodec;
 use crate::id::PackId;
 use crate::index::{Index, Place};
-use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef};
+use crate::manifest::{ChunkList, ChunkRef};
 use crate::pack::pack_key;
 use crate::seal::{FrameSealer, Header, ReaderKey, WriterKeys};
 use crate::sink::Sink;
-use crate::tree::{EntryKind, EntryPath, TreeEntry};
+use crate::tree::EntryPath;
 
 /// Frames that are fetched ahead.
 const FRAMES_AHEAD: usize = 8;
@@ -107,6 +107,29 @@ impl AsRef<[u8]> for Held {
 }
 
 impl ChunkReader {
+    /// A reader that holds at most `memory` bytes of frames that are read ahead.
+    pub(crate) fn new(
+        sink: Arc<dyn Sink>,
+        index: Arc<Index>,
+        credential: &Credential,
+        chunk_key: ChunkKey,
+        memory: u64,
+    ) -> Result<Self> {
+        let permits = usize::try_from(memory).unwrap_or(usize::MAX);
+        Ok(Self {
+            sink,
+            index,
+            reader: credential.reader()?.clone(),
+            keys: credential.writer.clone(),
+            chunk_key,
+            codec: FrameCodec::new(false),
+            budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            sealers: Mutex::default(),
+            frames: Mutex::default(),
+            refreshed: OnceCell::new(),
+        })
+    }
+
     pub(crate) fn index(&self) -> &Arc<Index> {
         &self.index
     }
@@ -562,113 +585,4 @@ fn group(
         }
     }
     reads
-}
-
-impl Repository {
-    /// What reads this repository's content. Loads the index.
-    pub(crate) async fn reader(&self, cx: &Context) -> Result<Arc<ChunkReader>> {
-        let (index, _) = self.load_index(cx).await?;
-        self.reader_with(index)
-    }
-
-    pub(crate) fn reader_with(&self, index: Index) -> Result<Arc<ChunkReader>> {
-        let permits = usize::try_from(self.options.memory / 4).unwrap_or(usize::MAX);
-        Ok(Arc::new(ChunkReader {
-            sink: Arc::clone(&self.sink),
-            index: Arc::new(index),
-            reader: self.credential.reader()?.clone(),
-            keys: self.credential.writer.clone(),
-            chunk_key: self.chunk_key.clone(),
-            codec: FrameCodec::new(false),
-            budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-            sealers: Mutex::default(),
-            frames: Mutex::default(),
-            refreshed: OnceCell::new(),
-        }))
-    }
-
-    /// The entries of a tree artifact, in order, each with its content's list.
-    pub async fn entries(
-        &self,
-        cx: &Context,
-        artifact: &ArtifactRecord,
-    ) -> Result<BoxStream<'static, Result<StoredEntry>>> {
-        let ContentRef::Tree { entries, .. } = &artifact.content else {
-            return Err(Error::invalid(format!("artifact {} is no tree", artifact.meta.name)));
-        };
-        Ok(self.reader(cx).await?.entries(cx, entries))
-    }
-
-    /// All references of a content's list.
-    pub(crate) async fn leaves(&self, cx: &Context, list: &ChunkList) -> Result<Vec<ChunkRef>> {
-        self.reader(cx).await?.refs(cx, list).try_collect().await
-    }
-
-    /// The content of an artifact.
-    pub async fn open_artifact(&self, cx: &Context, artifact: &ArtifactRecord) -> Result<Body> {
-        let reader = self.reader(cx).await?;
-        Ok(match &artifact.content {
-            ContentRef::Bytes { content } => Body::Bytes(reader.bytes(cx, content)),
-            ContentRef::Tree { entries, .. } => {
-                let tree = super::select::StoredTreeReader::whole(&reader, cx, entries);
-                Body::Tree(Box::new(tree))
-            }
-        })
-    }
-
-    /// One file of a tree artifact, whole: holes are zeros, and a hard link is the file that it names.
-    pub async fn open_file(
-        &self,
-        cx: &Context,
-        artifact: &ArtifactRecord,
-        path: &EntryPath,
-    ) -> Result<ByteStream> {
-        let mut wanted = path.clone();
-        // A hard link names an earlier entry, which is no hard link.
-        for _ in 0..2 {
-            let ContentRef::Tree { entries, .. } = &artifact.content else {
-                return Err(Error::invalid(format!("artifact {} is no tree", artifact.meta.name)));
-            };
-            let reader = self.reader(cx).await?;
-            let mut entries = reader.entries(cx, entries);
-            let mut damage = None;
-            let found = loop {
-                match entries.next().await {
-                    Some(Ok(e)) if e.entry.path == wanted => break Some(e),
-                    Some(Ok(e)) if e.entry.path > wanted => break None,
-                    Some(Ok(_)) => {}
-                    Some(Err(e)) => damage = Some(e),
-                    None => break None,
-                }
-            };
-            match found {
-                Some(StoredEntry {
-                    entry: TreeEntry { kind: EntryKind::HardLink { target }, .. },
-                    ..
-                }) => {
-                    wanted = target;
-                }
-                Some(StoredEntry {
-                    entry: TreeEntry { kind: EntryKind::File { size, extents }, .. },
-                    content,
-                }) => {
-                    let body = reader.bytes(cx, &content);
-                    return Ok(match extents {
-                        None => body,
-                        Some(extents) => super::select::with_holes(body, size, extents),
-                    });
-                }
-                Some(other) => {
-                    return Err(Error::invalid(format!("{path} is no file"))
-                        .with("kind", other.entry.kind.letter()));
-                }
-                None => {
-                    return Err(damage.unwrap_or_else(|| {
-                        Error::new(Reason::NotFound, format!("there is no {path} in this artifact"))
-                    }));
-                }
-            }
-        }
-        Err(Error::corrupt(format!("{path} is a link to a link")))
-    }
 }

@@ -1,0 +1,434 @@
+//! Examining: object by object and chunk by chunk, with what is lost by each damage.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::artifact::Body;
+use crate::context::Context;
+use crate::engine::read::ChunkReader;
+use crate::engine::report::{Damage, VerifyReport};
+use crate::engine::select::StoredTreeReader;
+use crate::entries::decode_entry;
+use crate::error::{Error, Result};
+use crate::id::{ChunkId, PackId};
+use crate::index::Place;
+use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
+use crate::pack::{pack_key, read_pack};
+use crate::progress::Counter;
+use crate::registry::Registry;
+
+/// How many lost things are named for each damage.
+const NAMED: usize = 100;
+
+/// Damages by object, with what is lost.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) by_object: BTreeMap<String, Damage>,
+    /// How many things are lost by all of them.
+    pub(crate) lost: u64,
+}
+
+impl Findings {
+    pub(crate) fn add(
+        &mut self,
+        object: impl Into<String>,
+        what: impl Into<String>,
+    ) -> &mut Damage {
+        let object = object.into();
+        self.by_object.entry(object.clone()).or_insert_with(|| Damage {
+            object,
+            what: what.into(),
+            lost: Vec::new(),
+            lost_count: 0,
+        })
+    }
+
+    pub(crate) fn lose(&mut self, object: &str, what: &str, lost: String) {
+        let damage = self.add(object, what);
+        if damage.lost.last() == Some(&lost) {
+            return;
+        }
+        damage.lost_count += 1;
+        if damage.lost.len() < NAMED {
+            damage.lost.push(lost);
+        }
+        self.lost += 1;
+    }
+}
+
+/// What is wrong with a chunk.
+#[derive(Clone)]
+pub(crate) struct Fault {
+    pub(crate) object: String,
+    pub(crate) what: String,
+}
+
+/// One examination.
+pub(crate) struct Examination<'a> {
+    pub(crate) cx: &'a Context,
+    pub(crate) reader: Arc<ChunkReader>,
+    /// Packs that are in the sink, and their lengths.
+    pub(crate) stored: HashMap<PackId, u64>,
+    /// Chunks that were read and are bad in a pack.
+    pub(crate) bad: HashMap<(PackId, ChunkId), String>,
+    /// Packs that cannot say themselves what is whole in them.
+    pub(crate) opaque: HashMap<PackId, String>,
+    /// Packs that hold what was examined.
+    pub(crate) needed: HashSet<PackId>,
+    /// Packs that no segment lists.
+    pub(crate) unlisted: HashSet<PackId>,
+    /// Something that was examined is in such packs only.
+    pub(crate) needed_unlisted: bool,
+    /// Artifacts that are known not to be whole: snapshot, source and artifact.
+    pub(crate) broken: HashSet<String>,
+    pub(crate) findings: Findings,
+    pub(crate) report: VerifyReport,
+}
+
+impl Examination<'_> {
+    /// Packs that the index lists and the sink does not have whole.
+    pub(crate) fn packs_in_index(&mut self) -> Result<()> {
+        for (id, size) in self.reader.index().packs() {
+            let what = match self.stored.get(&id) {
+                Some(stored) if *stored == u64::from(size) => continue,
+                Some(stored) => format!("it has {stored} bytes instead of {size}"),
+                None => "it is gone".to_owned(),
+            };
+            self.findings.add(pack_key(id)?.as_str(), what);
+        }
+        Ok(())
+    }
+
+    /// A pack that is gone and that nothing misses, because all that is needed of it is elsewhere too, is
+    /// no damage any more. Only to be asked when everything was examined.
+    pub(crate) fn forgive(&mut self) {
+        for id in self.reader.index().packs().into_keys().filter(|id| !self.stored.contains_key(id))
+        {
+            let Ok(key) = pack_key(id) else { continue };
+            if self.findings.by_object.get(key.as_str()).is_some_and(|d| d.lost_count == 0) {
+                self.findings.by_object.remove(key.as_str());
+                self.report
+                    .notes
+                    .push(format!("pack {key} is gone, and nothing that it held is missing"));
+            }
+        }
+    }
+
+    /// What is wrong with a chunk, if no home has it whole.
+    pub(crate) async fn fault(&mut self, chunk: &ChunkRef, count: bool) -> Result<Option<Fault>> {
+        let mut homes = self.reader.index().homes(&chunk.id)?;
+        homes.retain(|p| p.len == chunk.len);
+        if count {
+            self.report.chunks += 1;
+            self.needed.extend(homes.iter().map(|p| p.pack));
+            self.needed_unlisted |=
+                !homes.is_empty() && homes.iter().all(|p| self.unlisted.contains(&p.pack));
+        }
+        let mut fault = Fault {
+            object: "index".to_owned(),
+            what: "no index segment and no pack knows it".to_owned(),
+        };
+        for home in homes {
+            match self.home_fault(&home, chunk).await? {
+                None => return Ok(None),
+                Some(f) => fault = f,
+            }
+        }
+        Ok(Some(fault))
+    }
+
+    pub(crate) async fn home_fault(&self, home: &Place, chunk: &ChunkRef) -> Result<Option<Fault>> {
+        let object = pack_key(home.pack)?.to_string();
+        let end = u64::from(home.offset) + u64::from(home.stored);
+        let what = match self.stored.get(&home.pack) {
+            None => "it is gone".to_owned(),
+            Some(size) if *size < end => "it is too short".to_owned(),
+            Some(_) if self.opaque.contains_key(&home.pack) => {
+                match self.reader.chunk_at(self.cx, *chunk, home).await {
+                    Ok(()) => return Ok(None),
+                    Err(e) if e.is_passing() => return Err(e),
+                    Err(_) => self.opaque[&home.pack].clone(),
+                }
+            }
+            Some(_) => match self.bad.get(&(home.pack, chunk.id)) {
+                Some(what) => what.clone(),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Fault { object, what }))
+    }
+
+    pub(crate) async fn source(
+        &mut self,
+        snapshot: &Snapshot,
+        record: &SourceRecord,
+        count: bool,
+    ) -> Result<()> {
+        for artifact in &record.artifacts {
+            let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+            let lost = self.findings.lost;
+            match &artifact.content {
+                ContentRef::Bytes { content } => self.list(content, &place, count).await?,
+                ContentRef::Tree { entries, .. } => self.tree(entries, &place, count).await?,
+            }
+            if self.findings.lost > lost {
+                self.broken.insert(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// A content: its list, and that every chunk is there.
+    pub(crate) async fn list(&mut self, list: &ChunkList, place: &str, count: bool) -> Result<()> {
+        let mut refs = self.reader.refs(self.cx, list);
+        while let Some(chunk) = refs.next().await {
+            self.cx.check()?;
+            match chunk {
+                Ok(chunk) => {
+                    if let Some(f) = self.fault(&chunk, count).await? {
+                        self.findings.lose(&f.object, &f.what, place.to_owned());
+                    }
+                }
+                Err(e) => self.unreadable(e, place.to_owned())?,
+            }
+        }
+        if list.depth > 0 && count {
+            for node in &list.chunks {
+                drop(self.fault(node, true).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Metadata that could not be read.
+    pub(crate) fn unreadable(&mut self, e: Error, place: String) -> Result<()> {
+        if e.is_passing() {
+            return Err(e);
+        }
+        let object = e.context().iter().find(|(k, _)| *k == "object").map_or("index", |(_, v)| v);
+        let object = object.to_owned();
+        self.findings.lose(&object, &e.chain(), place);
+        Ok(())
+    }
+
+    /// A tree: its entries, chunk by chunk, and the content of each.
+    pub(crate) async fn tree(
+        &mut self,
+        entries: &ChunkList,
+        place: &str,
+        count: bool,
+    ) -> Result<()> {
+        let mut refs = self.reader.refs(self.cx, entries);
+        let mut last = String::new();
+        while let Some(chunk) = refs.next().await {
+            let behind = || {
+                if last.is_empty() {
+                    place.to_owned()
+                } else {
+                    format!("{place}, entries behind {last}")
+                }
+            };
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(e) => {
+                    let lost = behind();
+                    self.unreadable(e, lost)?;
+                    continue;
+                }
+            };
+            if let Some(f) = self.fault(&chunk, count).await? {
+                let lost = behind();
+                self.findings.lose(&f.object, &f.what, lost);
+                continue;
+            }
+            let bytes = match self.reader.chunk(self.cx, chunk).await {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    let lost = behind();
+                    self.unreadable(e, lost)?;
+                    continue;
+                }
+            };
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (stored, after) = match decode_entry(rest) {
+                    Ok(decoded) => decoded,
+                    Err(e) => {
+                        self.unreadable(e, place.to_owned())?;
+                        break;
+                    }
+                };
+                rest = after;
+                last = stored.entry.path.display();
+                self.list(&stored.content, &format!("{place}/{last}"), count).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Read packs whole, several at once, and compare every chunk with its name.
+    pub(crate) async fn read_packs(&mut self, everything: bool) -> Result<()> {
+        let mut packs: Vec<(PackId, u64)> = self
+            .stored
+            .iter()
+            .filter(|(id, _)| everything || self.needed.contains(*id))
+            .map(|(id, size)| (*id, *size))
+            .collect();
+        packs.sort_unstable();
+        self.cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
+        let (cx, reader) = (self.cx, Arc::clone(&self.reader));
+        let sink = reader.sink();
+        // Each holds a pack, its opened frames and their raw bytes: see the memory budget.
+        let at_once = sink.info().concurrency.clamp(1, 2);
+        let mut results = stream::iter(packs)
+            .map(|(id, size)| {
+                let reader = Arc::clone(&reader);
+                async move {
+                    let key = pack_key(id)?;
+                    let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
+                        Ok(bytes) => bytes,
+                        Err(e) if e.is_passing() => return Err(e),
+                        Err(e) => {
+                            let whole = Some(e.chain());
+                            let found = PackFindings { whole, opaque: true, ..Default::default() };
+                            return Ok((key, id, 0, found));
+                        }
+                    };
+                    cx.progress().add(Counter::Bytes, size);
+                    let len = bytes.len() as u64;
+                    let found = cx.compute(move || Ok(examine_pack(&reader, id, &bytes))).await?;
+                    Ok((key, id, len, found))
+                }
+            })
+            .buffered(at_once);
+        let (mut bad, mut opaque) = (Vec::new(), Vec::new());
+        while let Some((key, id, len, found)) = results.try_next().await? {
+            self.report.packs += 1;
+            self.report.bytes_read += len;
+            if let Some(what) = found.whole {
+                self.findings.add(key.as_str(), what.clone());
+                if found.opaque {
+                    opaque.push((id, what));
+                }
+            }
+            bad.extend(found.bad.into_iter().map(|(chunk, what)| ((id, chunk), what)));
+        }
+        drop(results);
+        self.bad.extend(bad);
+        self.opaque.extend(opaque);
+        Ok(())
+    }
+
+    /// Ask the source whether an artifact would restore; the same content once.
+    pub(crate) async fn would_restore(
+        &mut self,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        record: &SourceRecord,
+        checked: &mut HashSet<ChunkList>,
+    ) -> Result<()> {
+        let source =
+            match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
+                Ok(source) => source,
+                Err(e) => {
+                    self.report.notes.push(format!(
+                        "{}:{} was not checked by its source: {}",
+                        snapshot.id,
+                        record.name,
+                        e.chain()
+                    ));
+                    return Ok(());
+                }
+            };
+        for artifact in &record.artifacts {
+            let list = match &artifact.content {
+                ContentRef::Bytes { content } => content,
+                ContentRef::Tree { entries, .. } => entries,
+            };
+            if !checked.insert(list.clone()) {
+                continue;
+            }
+            let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+            if self.broken.contains(&place) {
+                continue;
+            }
+            let body = self.body(artifact);
+            let result =
+                super::cut::guarded(self.cx.run(source.check(self.cx, &artifact.meta, body))).await;
+            match result {
+                Ok(found) => {
+                    for finding in found.0 {
+                        self.findings.lose(
+                            &place,
+                            "the source says that it would not restore as it was",
+                            format!("{}: {}", finding.place, finding.what),
+                        );
+                    }
+                }
+                Err(e) if e.is_damage() || e.is_passing() => self.unreadable(e, place)?,
+                Err(e) => {
+                    let note = format!("{place} was not checked by its source: {}", e.chain());
+                    self.report.notes.push(note);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn body(&self, artifact: &ArtifactRecord) -> Body {
+        match &artifact.content {
+            ContentRef::Bytes { content } => Body::Bytes(self.reader.bytes(self.cx, content)),
+            ContentRef::Tree { entries, .. } => {
+                Body::Tree(Box::new(StoredTreeReader::whole(&self.reader, self.cx, entries)))
+            }
+        }
+    }
+}
+
+/// What is wrong with a pack.
+#[derive(Default)]
+struct PackFindings {
+    /// As a whole.
+    whole: Option<String>,
+    /// Its chunks that cannot be had.
+    bad: Vec<(ChunkId, String)>,
+    /// What it holds could not be read from it: each chunk has to be tried.
+    opaque: bool,
+}
+
+fn examine_pack(reader: &ChunkReader, id: PackId, bytes: &[u8]) -> PackFindings {
+    let mut findings = PackFindings::default();
+    let contents = match read_pack(id, bytes, reader.keys()) {
+        Ok(contents) => contents,
+        // What its own trailer says counts no more: another pack may stand here.
+        Err(e) => return PackFindings { whole: Some(e.chain()), opaque: true, ..findings },
+    };
+    let sealer = reader.open_header(&contents.header);
+    for (number, frame) in contents.frames.iter().enumerate() {
+        let raw = sealer.as_ref().map_err(Error::chain).and_then(|sealer| {
+            let (start, len) = (frame.offset as usize, frame.stored as usize);
+            let mut plain = bytes.get(start..start + len).unwrap_or_default().to_vec();
+            sealer
+                .open(number as u64, &mut plain)
+                .and_then(|()| reader.codec().decode(&plain, frame.raw as usize))
+                .map_err(|e| e.chain())
+        });
+        let mut at = 0;
+        for chunk in &frame.chunks {
+            let end = at + chunk.len as usize;
+            let what = match &raw {
+                Ok(raw) if reader.chunk_key().name(&raw[at..end]) == chunk.id => None,
+                Ok(_) => Some("content does not fit its name".to_owned()),
+                Err(e) => Some(e.clone()),
+            };
+            findings.bad.extend(what.map(|w| (chunk.id, w)));
+            at = end;
+        }
+    }
+    if findings.whole.is_none() {
+        findings.whole = findings.bad.first().map(|(_, what)| what.clone());
+    }
+    findings
+}

@@ -1,0 +1,241 @@
+//! Streaming: artifact by artifact from the captures into the store.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt as _;
+
+use crate::artifact::{ArtifactMeta, Body, Chunking};
+use crate::context::Context;
+use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
+use crate::engine::cut::{CLEANUP_LIMIT, Participant, guarded};
+use crate::engine::store::{StoreStats, TreeStore, store_stream};
+use crate::engine::write::Writer;
+use crate::error::{Error, Reason, Result};
+use crate::facts::{Facts, Standing};
+use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Problems, SourceRecord};
+
+/// Pages are compressed at a zstd level that is so much higher.
+const PAGES_EFFORT: i32 = 5;
+
+/// A source that was streamed.
+pub(crate) struct Captured {
+    pub(crate) record: SourceRecord,
+    /// Facts of its trees, as they were stored.
+    pub(crate) tree_facts: Facts,
+    pub(crate) files: BTreeMap<String, FileRef>,
+}
+
+/// The streaming of all sources.
+pub(crate) struct Run<'a> {
+    pub(crate) cx: &'a Context,
+    pub(crate) store: &'a BasisStore,
+    pub(crate) read_all: bool,
+    pub(crate) level: i32,
+    pub(crate) stats: StoreStats,
+    pub(crate) sources: Vec<Captured>,
+}
+
+impl Run<'_> {
+    pub(crate) async fn sources(
+        &mut self,
+        writer: &mut Writer,
+        participants: &mut [Participant],
+        bases: Vec<Option<SourceBasis>>,
+    ) -> Result<()> {
+        for (participant, basis) in participants.iter_mut().zip(bases) {
+            self.source(writer, participant, basis).await?;
+        }
+        Ok(())
+    }
+
+    async fn source(
+        &mut self,
+        writer: &mut Writer,
+        participant: &mut Participant,
+        basis: Option<SourceBasis>,
+    ) -> Result<()> {
+        let info = participant.source.info().clone();
+        let mut captured = Captured {
+            record: SourceRecord {
+                name: info.name.clone(),
+                kind: info.kind,
+                settings: info.settings,
+                cut: participant.cut.clone(),
+                artifacts: Vec::new(),
+                facts: Facts::new(),
+                verdict: CaptureVerdict::Complete,
+                problems: Problems::default(),
+            },
+            tree_facts: Facts::new(),
+            files: BTreeMap::new(),
+        };
+        let result = match (participant.failure.take(), participant.capture.as_mut()) {
+            (Some(e), _) => Err(Failure::Source(e)),
+            (None, None) => Err(Failure::Source(Error::internal("a source has no capture"))),
+            (None, Some(capture)) => {
+                let work = self.artifacts(writer, &mut **capture, &mut captured, basis.as_ref());
+                // A panic that was not caught nearer may have left the pipeline in any state.
+                let result = AssertUnwindSafe(work).catch_unwind().await;
+                result.unwrap_or_else(|p| Err(Failure::Repository(Error::panicked(&*p))))
+            }
+        };
+        let result = match result {
+            Ok(()) => participant
+                .finish(self.cx)
+                .await
+                .map(|facts| captured.record.facts = facts)
+                .map_err(Failure::Source),
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) if captured.record.problems.count > 0 => {
+                captured.record.verdict = CaptureVerdict::Partial;
+            }
+            Ok(()) => {}
+            Err(Failure::Source(e)) if participant.may_fail && !e.is_cancelled() => {
+                participant.abort(&self.cx.for_cleanup(CLEANUP_LIMIT)).await;
+                self.cx.progress().warn(&format!("source {}: {}", info.name, e.chain()));
+                captured.record.problems.add(info.name.as_str(), &e);
+                captured.record.verdict = CaptureVerdict::Failed;
+                captured.record.artifacts.clear();
+                captured.record.facts = Facts::new();
+                captured.tree_facts = Facts::new();
+            }
+            Err(Failure::Source(e) | Failure::Repository(e)) => {
+                return Err(e.with("source", &info.name));
+            }
+        }
+        let tree_facts = std::mem::take(&mut captured.tree_facts);
+        captured.record.facts.0.extend(tree_facts.0);
+        self.sources.push(captured);
+        Ok(())
+    }
+
+    async fn artifacts(
+        &mut self,
+        writer: &mut Writer,
+        capture: &mut dyn crate::source::Capture,
+        captured: &mut Captured,
+        basis: Option<&SourceBasis>,
+    ) -> Result<(), Failure> {
+        let cx = self.cx;
+        let mut names = std::collections::HashSet::new();
+        while let Some(mut meta) =
+            guarded(cx.run(capture.next(cx))).await.map_err(Failure::Source)?
+        {
+            if !names.insert(meta.name.clone()) {
+                let e = Error::internal("a source named an artifact twice")
+                    .with("artifact", &meta.name);
+                return Err(Failure::Source(e));
+            }
+            if let Some(record) =
+                self.unchanged(writer, &meta, basis).map_err(Failure::Repository)?
+            {
+                captured.record.artifacts.push(record);
+                continue;
+            }
+            if let Some(size) = meta.size_hint {
+                cx.progress().expect_bytes(size);
+            }
+            let body =
+                guarded(cx.run(capture.open(cx, &meta.name))).await.map_err(Failure::Source)?;
+            if body.shape() != meta.shape {
+                // No target would take it back.
+                let e = Error::internal("a source gave an artifact of another shape than it said")
+                    .with("artifact", &meta.name);
+                return Err(Failure::Source(e));
+            }
+            // Of a database only what changes is stored again: it pays to compress it well once.
+            let effort =
+                if matches!(meta.chunking, Chunking::Pages { .. }) { PAGES_EFFORT } else { 0 };
+            writer.set_level(self.level + effort);
+            let content = match body {
+                Body::Bytes(stream) => {
+                    let stored = store_stream(
+                        cx,
+                        writer,
+                        stream,
+                        meta.chunking,
+                        meta.size_hint,
+                        &mut self.stats,
+                    )
+                    .await
+                    .map_err(Failure::Repository)?
+                    .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    ContentRef::Bytes { content: stored.content }
+                }
+                Body::Tree(tree) => {
+                    let old =
+                        basis.filter(|_| !self.read_all).and_then(|b| b.tree(meta.name.as_str()));
+                    let new = self
+                        .store
+                        .writer(cx, &captured.record.name)
+                        .map_err(Failure::Repository)?;
+                    let store = TreeStore {
+                        cx,
+                        writer,
+                        stats: &mut self.stats,
+                        problems: &mut captured.record.problems,
+                        chunking: meta.chunking,
+                    };
+                    let stored = store
+                        .store(tree, old, new)
+                        .await
+                        .map_err(Failure::Repository)?
+                        .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    stored.digest.write(
+                        meta.name.as_str(),
+                        Standing::Pinned,
+                        &mut captured.tree_facts,
+                    );
+                    captured.files.insert(meta.name.to_string(), stored.basis);
+                    stored.content
+                }
+                Body::Records(_) => {
+                    let e =
+                        Error::new(Reason::Unsupported, "this version cannot store records yet")
+                            .with("artifact", &meta.name);
+                    return Err(Failure::Source(e));
+                }
+            };
+            meta.size_hint = None;
+            captured.record.artifacts.push(ArtifactRecord { meta, content });
+        }
+        Ok(())
+    }
+
+    /// The old record of an artifact whose fingerprint says that it is unchanged, if all its chunks are
+    /// still there.
+    fn unchanged(
+        &self,
+        writer: &Writer,
+        meta: &ArtifactMeta,
+        basis: Option<&SourceBasis>,
+    ) -> Result<Option<ArtifactRecord>> {
+        let Some(basis) = basis.filter(|_| !self.read_all && meta.fingerprint.is_some()) else {
+            return Ok(None);
+        };
+        let old = basis.record.artifacts.iter().find(|a| a.meta.name == meta.name);
+        let Some(ArtifactRecord { meta: was, content: ContentRef::Bytes { content } }) = old else {
+            return Ok(None);
+        };
+        // The chunks of a longer list are not remembered: it is read again.
+        if was.fingerprint != meta.fingerprint || content.depth > 0 {
+            return Ok(None);
+        }
+        for chunk in &content.chunks {
+            if !writer.shared().is_known(&chunk.id, chunk.len)? {
+                return Ok(None);
+            }
+        }
+        let meta = ArtifactMeta { size_hint: None, ..meta.clone() };
+        Ok(Some(ArtifactRecord { meta, content: ContentRef::Bytes { content: content.clone() } }))
+    }
+}
+
+/// Whose fault it is: a source's failure may be allowed, the repository's may not.
+enum Failure {
+    Source(Error),
+    Repository(Error),
+}
