@@ -280,6 +280,11 @@ impl Index {
         self.read().packs.clone()
     }
 
+    /// Have a pack be no home for what [`Index::contains`] is asked about: it is there, and damaged.
+    pub fn distrust(&mut self, pack: PackId) {
+        self.doomed.insert(pack);
+    }
+
     /// The packs that are listed and that the sink did not have whole when it was last looked at by
     /// [`Index::unlisted_packs`].
     #[must_use]

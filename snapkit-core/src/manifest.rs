@@ -218,7 +218,8 @@ pub struct Snapshot {
     pub started: Timestamp,
     /// When it was ready to commit.
     pub finished: Timestamp,
-    /// From the first pin to the last, in microseconds: how wide the cut is.
+    /// From the first moment of a source to the last, in microseconds: how wide the cut is. A source that
+    /// is fuzzy counts until its last byte was read.
     pub cut_micros: u64,
     /// The sources.
     pub sources: Vec<SourceRecord>,

@@ -11,8 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lab::{Lab, noise};
 use snapkit_core::context::Context;
-use snapkit_core::engine::{CreateOptions, CreateReport, Gate, Stack, StackSource};
-use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::engine::{
+    CreateOptions, CreateReport, Gate, RestoreOptions, RestoreTo, Stack, StackSource,
+};
+use snapkit_core::error::{Error, ErrorKind, Reason, Result};
+use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::manifest::CaptureVerdict;
 use snapkit_core::sink::Sink;
 use snapkit_core::source::FreezeSpeed;
@@ -382,4 +385,46 @@ async fn a_source_that_may_fail_is_let_go_before_the_create_returns() {
             lab.assert_sound().await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nothing_pins_widens_the_cut_until_it_was_read() {
+    let slow = |name| {
+        let source = ScriptedSource::new(name).with(ScriptedArtifact::bytes("a", vec![1; 1000]));
+        source.delay(Stage::Read, Duration::from_secs(5))
+    };
+    for (sources, width) in
+        [([slow("a"), slow("b")], 0..1), ([slow("a"), slow("b").fuzzy()], 10..11)]
+    {
+        let lab = Lab::simulated(sources).await;
+        let snapshot = lab.create().await.unwrap().snapshot;
+        let seconds = snapshot.cut_micros / 1_000_000;
+        assert!(width.contains(&seconds), "{seconds} s, not {width:?}");
+        let ends = snapshot.sources.iter().map(|s| s.cut.as_ref().unwrap().end);
+        assert!(ends.max().unwrap() <= snapshot.finished);
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_is_refused_leaves_no_directories() {
+    let lab =
+        Lab::new([ScriptedSource::new("a").with(ScriptedArtifact::bytes("a", vec![1; 9]))]).await;
+    let snapshot = lab.create().await.unwrap().snapshot;
+    let packs: Vec<_> =
+        lab.memory.contents().into_keys().filter(|k| k.as_str().starts_with("packs/")).collect();
+    for key in packs {
+        lab.sink.delete(&lab.cx, &key).await.unwrap();
+    }
+    let target = lab.path("new/deep");
+    let repeat = async |allow: bool| {
+        let to = |o: &mut RestoreOptions| {
+            (o.to, o.allow_damage) = (RestoreTo::Directory(target.clone()), allow)
+        };
+        lab.restore_with(&snapshot, to).await
+    };
+    assert_eq!(repeat(false).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!lab.path("new").exists());
+    let summary = repeat(true).await.unwrap();
+    assert_eq!(summary.verdict, RestoreVerdict::Differs);
+    assert!(summary.damaged && summary.sources[0].damaged[0].starts_with("a: "), "{summary:?}");
 }

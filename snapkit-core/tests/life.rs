@@ -329,9 +329,23 @@ async fn snapshots_are_found_by_what_people_type() {
     assert_eq!(find(ids[0].id.as_str()).unwrap(), "one");
     assert_eq!(find(ids[1].id.short()).unwrap(), "two");
     assert_eq!(find(&format!("@{}", ids[0].started)).unwrap(), "one");
+    let shown = ids[1].started.to_string();
+    let second = format!("@{}Z", shown.split(['.', 'Z']).next().unwrap());
+    assert_eq!(find(&second).unwrap(), "two", "a time as it is listed");
     assert_eq!(find("@2200-01-01").unwrap(), "two");
     assert!(find("@2001-01-01").is_err() && find("latest~2").is_err() && find("nope").is_err());
     assert_eq!(find("20").unwrap_err().reason(), Reason::InvalidArgument);
+    // A name that another has too, or that is also the beginning of an id, may mean either.
+    for name in ["two", ids[0].id.short()] {
+        let options = CreateOptions { name: Some(name.to_owned()), ..CreateOptions::default() };
+        repository.create(&lab.cx, &lab.stack(), &options).await.unwrap();
+    }
+    let again = repository.ledger(&lab.cx).await.unwrap();
+    for spec in ["two", ids[0].id.short()] {
+        let e = again.resolve(spec, &scope).unwrap_err();
+        assert_eq!(e.reason(), Reason::InvalidArgument, "{e}");
+    }
+    assert_eq!(again.resolve(ids[0].id.as_str(), &scope).unwrap().id, ids[0].id);
     let elsewhere = Scope { host: Some("other".to_owned()), ..Scope::default() };
     assert!(ledger.resolve("latest", &elsewhere).is_err());
 }

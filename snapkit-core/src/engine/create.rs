@@ -129,7 +129,7 @@ impl Repository {
         }
         let _heartbeat = self.start_heartbeat(cx, &session.id);
         let mut warnings = self.warnings.clone();
-        let (index, loaded) = self.load_index(cx).await?;
+        let (mut index, loaded) = self.load_index(cx).await?;
         for (key, e) in loaded.damaged {
             warnings
                 .push(format!("index segment {key} is damaged and was left out: {}", e.chain()));
@@ -138,7 +138,17 @@ impl Repository {
         for (key, e) in damaged {
             warnings.push(format!("pack {key} belongs to no index and is damaged: {}", e.chain()));
         }
-        for id in index.lost_packs() {
+        let (listed, lost) = (index.packs(), index.lost_packs());
+        let mut damaged = self.local.damaged_packs(cx).await?;
+        damaged.retain(|id| listed.contains_key(id) && !lost.contains(id));
+        for id in damaged {
+            index.distrust(id);
+            let key = pack_key(id)?;
+            warnings.push(format!(
+                "pack {key} was found damaged by a verify: what this run needs of it is stored again"
+            ));
+        }
+        for id in lost {
             let key = pack_key(id)?;
             warnings.push(format!(
                 "pack {key} is gone or cut short: what this run needs of it is stored again"
@@ -173,7 +183,6 @@ impl Repository {
             stats: StoreStats::default(),
             sources: Vec::new(),
         };
-        let width = cutting.width;
         let streamed = run.sources(&mut writer, &mut cutting.participants, bases).await;
         // Nothing is held when this returns, whatever it returns.
         cutting.abort().await;
@@ -196,7 +205,7 @@ impl Repository {
             tags: options.tags.clone(),
             started: session.started,
             finished: cx.now(),
-            cut_micros: u64::try_from(width.as_micros()).unwrap_or(u64::MAX),
+            cut_micros: u64::try_from(width(&sources).as_micros()).unwrap_or(u64::MAX),
             verdict: verdict(&sources),
             stats: CaptureStats {
                 entries: stats.entries,
@@ -377,6 +386,14 @@ impl Repository {
             ));
         }
     }
+}
+
+/// From the first moment of a source to the last. Those that nothing pins count until they were read.
+fn width(sources: &[Captured]) -> Duration {
+    let cuts = sources.iter().filter_map(|s| s.record.cut.as_ref());
+    let first = cuts.clone().map(|c| c.begin).min();
+    let last = cuts.map(|c| c.end).max();
+    first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a))
 }
 
 fn verdict(sources: &[Captured]) -> CaptureVerdict {

@@ -35,8 +35,6 @@ pub(crate) struct Participant {
 pub(crate) struct Cutting {
     cx: Context,
     pub(crate) participants: Vec<Participant>,
-    /// From the first pin to the last.
-    pub(crate) width: Duration,
     /// The gate, while it may be closed.
     gate: Option<Arc<dyn Gate>>,
 }
@@ -113,12 +111,7 @@ impl Cutting {
                 failure: None,
                 frozen: false,
             });
-        let mut cutting = Self {
-            cx: cx.clone(),
-            participants: participants.collect(),
-            width: Duration::ZERO,
-            gate: None,
-        };
+        let mut cutting = Self { cx: cx.clone(), participants: participants.collect(), gate: None };
         // Each capture is in its place as soon as there is one: none is lost when this is dropped while
         // others are still preparing.
         let preparing = cutting.participants.iter_mut().zip(basis).map(|(p, basis)| async move {
@@ -175,12 +168,12 @@ impl Cutting {
         let cuts = this.participants.iter().filter_map(|p| p.cut.as_ref());
         let first = cuts.clone().map(|c| c.begin).min();
         let last = cuts.map(|c| c.end).max();
-        this.width = first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a));
-        if this.width > window {
+        let width = first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a));
+        if width > window {
             this.abort().await;
             return Err(Error::new(
                 Reason::TimedOut,
-                format!("the cut took {:?}, the window is {window:?}", this.width),
+                format!("the cut took {width:?}, the window is {window:?}"),
             ));
         }
         Ok(this)

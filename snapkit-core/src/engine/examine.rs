@@ -75,6 +75,8 @@ pub(crate) struct Examination<'a> {
     pub(crate) bad: HashMap<(PackId, ChunkId), String>,
     /// Packs that cannot say themselves what is whole in them.
     pub(crate) opaque: HashMap<PackId, String>,
+    /// Packs that were read, and whether they are sound.
+    pub(crate) read: HashMap<PackId, bool>,
     /// Packs that hold what was examined.
     pub(crate) needed: HashSet<PackId>,
     /// Packs that no segment lists.
@@ -102,8 +104,9 @@ impl Examination<'_> {
     }
 
     /// A pack that is gone and that nothing misses, because all that is needed of it is elsewhere too, is
-    /// no damage any more. Only to be asked when everything was examined.
-    pub(crate) fn forgive(&mut self) {
+    /// no damage any more. Only to be asked when everything that was to be examined was.
+    pub(crate) fn forgive(&mut self, everything: bool) {
+        let all = if everything { "" } else { " of what was examined" };
         for id in self.reader.index().packs().into_keys().filter(|id| !self.stored.contains_key(id))
         {
             let Ok(key) = pack_key(id) else { continue };
@@ -111,7 +114,7 @@ impl Examination<'_> {
                 self.findings.by_object.remove(key.as_str());
                 self.report
                     .notes
-                    .push(format!("pack {key} is gone, and nothing that it held is missing"));
+                    .push(format!("pack {key} is gone, and nothing{all} is missing by it"));
             }
         }
     }
@@ -307,6 +310,7 @@ impl Examination<'_> {
         while let Some((key, id, len, found)) = results.try_next().await? {
             self.report.packs += 1;
             self.report.bytes_read += len;
+            self.read.insert(id, found.whole.is_none());
             if let Some(what) = found.whole {
                 self.findings.add(key.as_str(), what.clone());
                 if found.opaque {

@@ -10,7 +10,11 @@ use crate::engine::local::Seen;
 use crate::engine::options::Scope;
 use crate::engine::report::Ledger;
 use crate::error::{Error, Reason, Result};
+use crate::id::SnapshotId;
 use crate::manifest::{LineState, Snapshot};
+
+/// Nanoseconds of a second.
+const NANOS: i64 = 1_000_000_000;
 
 impl Repository {
     /// What the ledger holds. Remembers the snapshots seen, and warns of ones that were seen before and
@@ -34,28 +38,44 @@ impl Repository {
         ledger.sealed.sort_by(|a, b| b.cmp(a));
         let ids: BTreeSet<_> = ledger.ids().cloned().collect();
         let seen = self.local.seen(cx).await?;
-        ledger.gone =
-            seen.snapshots.union(&seen.markers).filter(|s| !ids.contains(s)).cloned().collect();
+        let is_news = |id: &&SnapshotId| !seen.accepted.contains(*id);
+        let known = seen.snapshots.union(&seen.markers);
+        ledger.gone = known.filter(|s| !ids.contains(s)).filter(is_news).cloned().collect();
         let snapshots: BTreeSet<_> =
             ledger.snapshots.iter().map(|s| &s.id).chain(&ledger.sealed).cloned().collect();
-        ledger.returned = snapshots.intersection(&seen.markers).cloned().collect();
+        ledger.returned = snapshots.intersection(&seen.markers).filter(is_news).cloned().collect();
+        // Lines are never removed: who names a line that is not there shows that somebody did.
+        let named = ledger.snapshots.iter().filter_map(|s| s.previous.as_ref());
+        let missing = named.filter(|p| !ids.contains(p) && !ledger.gone.contains(p));
+        let missing: BTreeSet<_> = missing.filter(is_news).cloned().collect();
+        ledger.missing = missing.into_iter().collect();
         let markers = ledger.markers.iter().map(|m| m.id.clone()).collect();
-        self.local.remember(cx, Seen { snapshots, markers }).await?;
+        self.local.remember(cx, Seen { snapshots, markers, ..Seen::default() }).await?;
         Ok(ledger)
+    }
+
+    /// Take note that what is gone from the ledger, or came back to it, is as it is: it is not reported on
+    /// this machine any more. Gives what was reported until now.
+    pub async fn accept_loss(&self, cx: &Context) -> Result<Vec<SnapshotId>> {
+        let Ledger { gone, returned, missing, .. } = self.ledger(cx).await?;
+        let accepted: BTreeSet<_> = gone.into_iter().chain(returned).chain(missing).collect();
+        self.local.remember(cx, Seen { accepted: accepted.clone(), ..Seen::default() }).await?;
+        Ok(accepted.into_iter().collect())
     }
 }
 
 impl Ledger {
     /// Every id that has a line, whole or damaged.
-    pub fn ids(&self) -> impl Iterator<Item = &crate::id::SnapshotId> {
+    pub fn ids(&self) -> impl Iterator<Item = &SnapshotId> {
         let snapshots = self.snapshots.iter().map(|s| &s.id);
         let markers = self.markers.iter().map(|m| &m.id);
         let damaged = self.damaged.iter().map(|(id, _)| id);
         snapshots.chain(&self.sealed).chain(markers).chain(damaged)
     }
 
-    /// The snapshot that a text names: an id or a unique prefix of it or of its random part, a name,
-    /// `latest`, `latest~N`, or `@TIME` for the newest that is not after. `scope` says what `latest` and
+    /// The snapshot that a text names: an id or a prefix of it or of its random part, a name, `latest`,
+    /// `latest~N`, or `@TIME` for the newest that is not after (a time without a fraction means all of its
+    /// second). What may mean two is refused. `scope` says what `latest` and
     /// times speak of.
     pub fn resolve(&self, spec: &str, scope: &Scope) -> Result<&Snapshot> {
         let in_scope = |s: &&Snapshot| {
@@ -72,26 +92,31 @@ impl Ledger {
             return scoped.nth(back).ok_or_else(|| none(format!("there is no snapshot {spec}")));
         }
         if let Some(time) = spec.strip_prefix('@') {
-            let time = parse_time(time)?;
+            let mut time = parse_time(time)?;
+            // Times are shown to the second: such a one means all of its second.
+            if time.0.rem_euclid(NANOS) == 0 {
+                time.0 = time.0.saturating_add(NANOS - 1);
+            }
             return scoped
                 .filter(|s| s.started <= time)
                 .max_by_key(|s| s.started)
                 .ok_or_else(|| none(format!("there is no snapshot from before {time}")));
         }
-        let mut found = self.snapshots.iter().filter(|s| s.id.has_prefix(spec));
-        match (found.next(), found.next()) {
-            (Some(one), None) => return Ok(one),
-            (Some(a), Some(b)) => {
-                return Err(Error::invalid(format!(
-                    "{spec:?} is not unique: {} and {} begin so",
-                    a.id, b.id
-                )));
-            }
-            _ => {}
-        }
-        let named = self.snapshots.iter().find(|s| s.name.as_deref() == Some(spec));
-        if let Some(s) = named {
+        if let Some(s) = self.snapshots.iter().find(|s| s.id.to_string() == spec) {
             return Ok(s);
+        }
+        let is_named = |s: &&Snapshot| s.name.as_deref() == Some(spec);
+        let mut found =
+            self.snapshots.iter().filter(|s| is_named(s) || s.id.has_prefix(spec)).peekable();
+        if let Some(one) = found.next() {
+            // A guess may restore the wrong one.
+            return match found.next() {
+                None => Ok(one),
+                Some(other) => Err(Error::invalid(format!(
+                    "{spec:?} is not unique: it may be {} or {}",
+                    one.id, other.id
+                ))),
+            };
         }
         if let Some((id, e)) = self.damaged.iter().find(|(id, _)| id.has_prefix(spec)) {
             return Err(Error::new(e.reason(), format!("snapshot {id} is damaged: {}", e.chain())));

@@ -2,7 +2,8 @@
 //!
 //! Below the state directory, private to its owner: `locations/<hash>` pins what was found at a place,
 //! and `<repository>/seen` lists the snapshots that were seen, and the markers (`<id> marker`), so that a
-//! repository, or a snapshot, that somebody put back is noticed.
+//! repository, or a snapshot, that somebody put back is noticed; `<id> accepted` ends the noticing. `<repository>/damaged` lists the packs
+//! that were found damaged, so that the next create stores again what it needs of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::context::Context;
 use crate::error::{Error, IoContext as _, Reason, Result};
-use crate::id::{RepositoryFingerprint, RepositoryId, SnapshotId};
+use crate::id::{PackId, RepositoryFingerprint, RepositoryId, SnapshotId};
 use crate::index::create_private_dir;
 
 /// The lines of the ledger that this machine has seen. A snapshot that was replaced by a marker is in both.
@@ -19,15 +20,18 @@ use crate::index::create_private_dir;
 pub(crate) struct Seen {
     pub(crate) snapshots: BTreeSet<SnapshotId>,
     pub(crate) markers: BTreeSet<SnapshotId>,
+    /// Of which somebody said that they need not be reported any more.
+    pub(crate) accepted: BTreeSet<SnapshotId>,
 }
 
 impl Seen {
     fn parse(text: &str) -> Self {
         let mut seen = Self::default();
         for line in text.lines() {
-            let (id, set) = match line.strip_suffix(MARKER) {
-                Some(id) => (id, &mut seen.markers),
-                None => (line, &mut seen.snapshots),
+            let (id, set) = match line.split_once(' ') {
+                Some((id, MARKER)) => (id, &mut seen.markers),
+                Some((id, ACCEPTED)) => (id, &mut seen.accepted),
+                _ => (line, &mut seen.snapshots),
             };
             set.extend(id.parse());
         }
@@ -40,7 +44,8 @@ impl Seen {
     }
 }
 
-const MARKER: &str = " marker";
+const MARKER: &str = "marker";
+const ACCEPTED: &str = "accepted";
 
 /// The local state of one repository.
 #[derive(Clone, Debug)]
@@ -108,12 +113,46 @@ impl Local {
         .await
     }
 
+    /// The packs that were found damaged.
+    pub(crate) async fn damaged_packs(&self, cx: &Context) -> Result<BTreeSet<PackId>> {
+        let file = self.dir().join("damaged");
+        cx.blocking(move || match fs::read_to_string(&file) {
+            Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(e) => Err(Error::io(format!("cannot read {}", file.display()), e)),
+        })
+        .await
+    }
+
+    /// Remember which packs were read and found damaged, and which sound.
+    pub(crate) async fn note_packs(
+        &self,
+        cx: &Context,
+        damaged: impl IntoIterator<Item = PackId>,
+        sound: impl IntoIterator<Item = PackId>,
+    ) -> Result<()> {
+        let before = self.damaged_packs(cx).await?;
+        let mut now = before.clone();
+        now.extend(damaged);
+        for id in sound {
+            now.remove(&id);
+        }
+        if now == before {
+            return Ok(());
+        }
+        let text: String = now.iter().map(|id| format!("{id}\n")).collect();
+        let file = self.dir().join("damaged");
+        cx.blocking(move || write_file(&file, text.as_bytes())).await
+    }
+
     /// Remember lines.
     pub(crate) async fn remember(&self, cx: &Context, lines: Seen) -> Result<()> {
         let known = self.seen(cx).await?;
         let snapshots = lines.snapshots.difference(&known.snapshots).map(|id| format!("{id}\n"));
-        let markers = lines.markers.difference(&known.markers).map(|id| format!("{id}{MARKER}\n"));
-        let fresh: String = snapshots.chain(markers).collect();
+        let markers = lines.markers.difference(&known.markers).map(|id| format!("{id} {MARKER}\n"));
+        let accepted = lines.accepted.difference(&known.accepted);
+        let accepted = accepted.map(|id| format!("{id} {ACCEPTED}\n"));
+        let fresh: String = snapshots.chain(markers).chain(accepted).collect();
         if fresh.is_empty() {
             return Ok(());
         }

@@ -45,7 +45,11 @@ pub struct Ledger {
     /// Lines that are damaged.
     pub damaged: Vec<(SnapshotId, Error)>,
     /// Snapshots that this machine has seen and that have no line any more: never by snapkit's doing.
+    /// What was accepted with [`Repository::accept_loss`](crate::engine::Repository::accept_loss) is not in
+    /// this nor in the two lists that follow.
     pub gone: Vec<SnapshotId>,
+    /// Snapshots that other snapshots name as the one before, and that have no line.
+    pub missing: Vec<SnapshotId>,
     /// Snapshots that stand where this machine has seen a marker: somebody put an old version back, and
     /// what they need may have been removed since.
     pub returned: Vec<SnapshotId>,

@@ -36,12 +36,42 @@ struct Plan<'a> {
 struct Plans<'a> {
     cx: &'a Context,
     list: Vec<Plan<'a>>,
+    /// Directories that were made for targets, the outer ones first.
+    made: Vec<PathBuf>,
 }
 
 impl Plans<'_> {
     /// Leave the targets that are not finished as they were found.
     async fn abort(&mut self) {
         abort_all(self.cx, self.sessions()).await;
+        let made = std::mem::take(&mut self.made);
+        let cx = self.cx.for_cleanup(CLEANUP_LIMIT);
+        // One that holds something stays.
+        let removed = cx.blocking(move || {
+            made.iter().rev().for_each(|dir| drop(std::fs::remove_dir(dir)));
+            Ok(())
+        });
+        drop(removed.await);
+    }
+
+    /// The directories of targets, and those that keep old states.
+    async fn make_directories(&mut self) -> Result<()> {
+        for plan in &self.list {
+            let target = match &plan.request.target {
+                Target::Directory(dir) => Some(dir.clone()),
+                _ => None,
+            };
+            for dir in target.into_iter().chain(plan.request.recovery.clone()) {
+                let made = self.cx.blocking(move || {
+                    let missing = dir.ancestors().take_while(|d| !d.exists());
+                    let missing: Vec<_> = missing.map(Path::to_owned).collect();
+                    create_private_dir(&dir)?;
+                    Ok(missing)
+                });
+                self.made.extend(made.await?.into_iter().rev());
+            }
+        }
+        Ok(())
     }
 
     fn sessions(&mut self) -> Vec<(String, Box<dyn Restore>)> {
@@ -75,12 +105,18 @@ impl Repository {
         cx.progress().phase(Phase::Prepare);
         let chosen = Chosen::new(&options.selection)?;
         let reader = self.reader(cx).await?;
-        let mut plans = Plans { cx, list: Vec::new() };
+        let mut plans = Plans { cx, list: Vec::new(), made: Vec::new() };
         for record in selected(snapshot, options)? {
-            plans.list.push(self.plan(cx, snapshot, record, options).await?);
+            let plan = self.plan(snapshot, record, options)?;
+            plans.list.push(plan);
         }
-        let sources = match put_back(cx, registry, &reader, &mut plans.list, options, &chosen).await
-        {
+        let done = async {
+            if !options.dry_run {
+                plans.make_directories().await?;
+            }
+            put_back(cx, registry, &reader, &mut plans.list, options, &chosen).await
+        };
+        let sources = match done.await {
             Ok(sources) => sources,
             Err(e) => {
                 plans.abort().await;
@@ -99,9 +135,8 @@ impl Repository {
         })
     }
 
-    async fn plan<'a>(
+    fn plan<'a>(
         &self,
-        cx: &Context,
         snapshot: &Snapshot,
         record: &'a SourceRecord,
         options: &RestoreOptions,
@@ -128,16 +163,8 @@ impl Repository {
         request.trusted = options.trusted;
         request.partial = options.selection.is_partial();
         request.read_back = options.read_back;
-        if !options.dry_run {
-            if let Target::Directory(dir) = &request.target {
-                let dir = dir.clone();
-                cx.blocking(move || create_private_dir(&dir)).await?;
-            }
-            if options.overwrite {
-                let dir = recovery_dir(&options.recovery, snapshot, record)?;
-                request.recovery = Some(dir.clone());
-                cx.blocking(move || create_private_dir(&dir)).await?;
-            }
+        if options.overwrite {
+            request.recovery = Some(recovery_dir(&options.recovery, snapshot, record)?);
         }
         Ok(Plan {
             record,
@@ -233,7 +260,7 @@ async fn put(
     chosen: &Chosen,
 ) -> Result<SourceRestored> {
     let unprepared = || Error::internal("a source was not prepared");
-    let mut left_out = Vec::new();
+    let (mut left_out, mut any) = (Vec::new(), false);
     let handed = Arc::new(AtomicU64::new(0));
     for artifact in &plan.artifacts {
         cx.progress().expect_bytes(artifact.content.bytes());
@@ -269,9 +296,21 @@ async fn put(
         let session = plan.session.as_mut().ok_or_else(unprepared)?;
         let put = match body {
             Ok(body) => guarded(cx.run(session.put(cx, &artifact.meta, body))).await,
+            Err(e) if options.allow_damage && e.is_damage() => {
+                left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
+                continue;
+            }
             Err(e) => Err(e),
         };
         put.map_err(|e| e.with("artifact", &artifact.meta.name))?;
+        any = true;
+    }
+    if !any && !left_out.is_empty() {
+        // Nothing of this source can be had: its target stays as it was, and the others are served.
+        let sessions = plan.session.take().map(|s| (plan.record.name.to_string(), s));
+        abort_all(cx, sessions.into_iter().collect()).await;
+        let verdict = RestoreVerdict::Differs;
+        return Ok(SourceRestored { verdict, damaged: left_out, bytes: 0, ..planned(plan) });
     }
     // While its end has not begun, an abort is still possible.
     cx.check()?;
@@ -318,7 +357,7 @@ async fn probe(
     Ok(())
 }
 
-/// What would be restored.
+/// What is to be restored, as it is before anything was.
 fn planned(plan: &Plan<'_>) -> SourceRestored {
     let comparison = Comparison {
         verdict: RestoreVerdict::Unproven,

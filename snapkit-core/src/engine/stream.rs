@@ -14,6 +14,7 @@ use crate::engine::write::Writer;
 use crate::error::{Error, Reason, Result};
 use crate::facts::{Facts, Standing};
 use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Problems, SourceRecord};
+use crate::source::Consistency;
 
 /// Pages are compressed at a zstd level that is so much higher.
 const PAGES_EFFORT: i32 = 5;
@@ -105,6 +106,12 @@ impl Run<'_> {
             Err(Failure::Source(e) | Failure::Repository(e)) => {
                 return Err(e.with("source", &info.name));
             }
+        }
+        // Nothing pins what a fuzzy source reads: its moment may be any until its last byte.
+        if let Some(cut) = &mut captured.record.cut
+            && cut.consistency == Consistency::Fuzzy
+        {
+            cut.end = cut.end.max(self.cx.now());
         }
         let tree_facts = std::mem::take(&mut captured.tree_facts);
         captured.record.facts.0.extend(tree_facts.0);

@@ -66,6 +66,7 @@ impl Repository {
             bad: HashMap::new(),
             opaque: HashMap::new(),
             needed: HashSet::new(),
+            read: HashMap::new(),
             findings,
             report,
         };
@@ -110,10 +111,10 @@ impl Repository {
             let what = "a segment is gone: packs that snapshots need are in no index; the next create lists them again";
             examination.findings.add("index", what);
         }
-        if everything {
-            examination.forgive();
-        }
-        let Examination { findings, mut report, .. } = examination;
+        examination.forgive(everything);
+        let Examination { findings, mut report, read, .. } = examination;
+        let of = |sound: bool| read.iter().filter(move |(_, s)| **s == sound).map(|(id, _)| *id);
+        self.local.note_packs(cx, of(false), of(true)).await?;
         report.snapshots = snapshots.len() as u64;
         report.damage = findings.by_object.into_values().collect();
         report.seconds = seconds(cx.monotonic().saturating_sub(begun));
@@ -132,14 +133,9 @@ impl Repository {
             let what = "this machine saw a marker in its place: an old version was put back";
             findings.add(line_key(id)?.as_str(), what);
         }
-        // Lines are never removed: who names a line that is not there shows that somebody did.
-        let ids: HashSet<_> = ledger.ids().collect();
-        for snapshot in &ledger.snapshots {
-            if let Some(previous) = snapshot.previous.as_ref().filter(|p| !ids.contains(p)) {
-                let what =
-                    format!("it is gone without a marker: snapshot {} came after it", snapshot.id);
-                findings.lose(line_key(previous)?.as_str(), &what, previous.to_string());
-            }
+        for id in &ledger.missing {
+            let what = "it is gone without a marker: a snapshot names it as the one before";
+            findings.lose(line_key(id)?.as_str(), what, id.to_string());
         }
         Ok(())
     }

@@ -59,13 +59,14 @@ impl Capture for ScriptedCapture {
         }
         let begin = cx.now();
         self.call(cx, Stage::Freeze, None).await?;
-        let (live, position) = {
+        let (live, position, consistency) = {
             let state = self.inner.state();
-            (state.live.clone(), state.position.clone())
+            let consistency = if state.fuzzy { Consistency::Fuzzy } else { Consistency::Point };
+            (state.live.clone(), state.position.clone(), consistency)
         };
         self.pinned = Some(live);
         self.inner.log.note(cx, &self.inner.name, self.session, Stage::Frozen, None);
-        Ok(Cut { begin, end: cx.now(), consistency: Consistency::Point, position })
+        Ok(Cut { begin, end: cx.now(), consistency, position })
     }
 
     async fn thaw(&mut self, cx: &Context) -> Result<()> {

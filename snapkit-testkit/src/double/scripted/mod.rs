@@ -63,6 +63,7 @@ struct State {
     troubles: Vec<(Stage, Option<ArtifactName>, Trouble)>,
     delays: BTreeMap<Stage, Duration>,
     position: Option<String>,
+    fuzzy: bool,
     sessions: u64,
 }
 
@@ -126,6 +127,13 @@ impl ScriptedSource {
     #[must_use]
     pub fn delay(self, stage: Stage, time: Duration) -> Self {
         self.inner.state().delays.insert(stage, time);
+        self
+    }
+
+    /// Say that nothing is pinned, although it is.
+    #[must_use]
+    pub fn fuzzy(self) -> Self {
+        self.inner.state().fuzzy = true;
         self
     }
 
