@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
 use snapkit_core::context::{Context, Task};
@@ -12,7 +12,7 @@ use snapkit_core::facts::Facts;
 use snapkit_core::source::{Capture, Consistency, Cut};
 use snapkit_core::tree::{EntryPath, LoadedFile, OpenedFile, TreeEntry, TreeItem, TreeReader};
 
-use crate::attributes::DESCRIPTORS;
+use crate::attributes::{self, DESCRIPTORS};
 use crate::content::Contents;
 use crate::plan::Plan;
 use crate::walk::Walker;
@@ -40,32 +40,50 @@ impl FilesCapture {
     }
 }
 
-/// Make sure that every root is there and can be reached.
+/// Make sure that there is something to capture. Paths that cannot be taken as they are meant are
+/// refused; one that is not there now is a problem of its own, which the walk tells of, as long as
+/// another one is there.
 pub(crate) fn check_roots(plan: &Plan) -> Result<()> {
     if rustix::fs::stat(DESCRIPTORS).is_err() {
         let what = format!("{DESCRIPTORS} is not there; extended attributes are read through it");
         return Err(Error::new(Reason::Unsupported, what));
     }
-    plan.roots.iter().try_for_each(|root| check_root(plan, root))
+    let mut any = plan.roots.everything();
+    let mut missing = None;
+    for root in plan.roots.iter() {
+        match check_root(plan, root) {
+            Ok(()) => any = true,
+            Err(e) if e.reason() == Reason::InvalidConfig => return Err(e),
+            Err(e) => missing = missing.or(Some(e)),
+        }
+    }
+    match missing {
+        Some(e) if !any => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn check_root(plan: &Plan, root: &EntryPath) -> Result<()> {
     let place = root.as_bytes();
     let (parent, name) = dirs::split(place);
     let found = plan.dirs.open(parent).and_then(|parent| {
-        rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|_| ())
+        let stat = rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok((parent, stat))
     });
-    found.map_err(|e| match e {
-        Errno::NOENT => Error::new(Reason::SourceMissing, "what is to be captured does not exist")
-            .with("path", error::show(place)),
-        Errno::NOTDIR => Error::new(
+    match found {
+        Ok((parent, stat)) if attributes::file_type(&stat) == FileType::Symlink => {
+            Err(error::link(&parent, place))
+        }
+        Ok(_) => Ok(()),
+        Err(Errno::NOENT) => Err(error::missing(place)),
+        Err(Errno::NOTDIR) => Err(Error::new(
             Reason::InvalidConfig,
             "the path leads through something that is no directory; where that is a symbolic \
              link, name the place that it leads to",
         )
-        .with("path", error::show(place)),
-        e => error::at("examine", place, e),
-    })
+        .with("path", error::show(place))),
+        Err(e) => Err(error::at("examine", place, e)),
+    }
 }
 
 #[async_trait]

@@ -18,7 +18,7 @@ use snapkit_core::tree::{EntryPath, escape, unescape};
 #[serde(deny_unknown_fields)]
 pub struct FilesConfig {
     /// What is captured: directories, with everything in them, or single files. Relative paths are
-    /// taken from the current directory. They must not lead through symbolic links. In documents a
+    /// taken from the current directory. They must not be symbolic links, nor lead through them. In documents a
     /// path that is not UTF-8 is written `{ escaped = "/srv/caf\\xe9" }`.
     #[serde(with = "paths")]
     pub paths: Vec<PathBuf>,

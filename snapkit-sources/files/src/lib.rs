@@ -125,6 +125,7 @@ impl Files {
         plan.filter = self.filter.clone();
         plan.one_file_system = self.config.one_file_system;
         plan.databases = databases;
+        plan.capturing = true;
         Ok(plan)
     }
 }

@@ -123,3 +123,38 @@ fn slice(bytes: &[u8], name: Name) -> &[u8] {
     let start = name.start as usize;
     &bytes[start..start + usize::from(name.len)]
 }
+
+/// Whether a name is that of what a restore puts together before it moves it into place, and leaves
+/// behind only if it is killed: `.snapkit-restore-HEX`, or `.NAME.snapkit-HEX` beside a database.
+pub(crate) fn is_leftover(name: &[u8]) -> bool {
+    let Some(cut) = name.iter().rposition(|b| *b == b'-') else { return false };
+    let (head, tail) = (&name[..cut], &name[cut + 1..]);
+    let token = tail.len() == 16 && tail.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    token
+        && (head == b".snapkit-restore"
+            || (head.starts_with(b".") && head.len() > 9 && head.ends_with(b".snapkit")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_known_by_their_names() {
+        for name in [".snapkit-restore-0123456789abcdef", ".app.db.snapkit-0123456789abcdef"] {
+            assert!(is_leftover(name.as_bytes()), "{name}");
+        }
+        // Old states are somebody's data, and other names are not ours.
+        for name in [
+            ".app.snapkit-old-0123456789abcdef",
+            ".snapkit-restore-0123456789abcdeg",
+            ".snapkit-restore-0123",
+            "snapkit-restore-0123456789abcdef",
+            ".snapkit-0123456789abcdef",
+            ".snapkitignore",
+            "",
+        ] {
+            assert!(!is_leftover(name.as_bytes()), "{name}");
+        }
+    }
+}

@@ -28,6 +28,9 @@ pub(crate) struct Plan {
     pub(crate) filter: Filter,
     pub(crate) one_file_system: bool,
     pub(crate) databases: Databases,
+    /// Whether this is a system to be captured, not what was restored: what restores that were cut
+    /// off left is passed over, and a root that has become a link is a problem.
+    pub(crate) capturing: bool,
     /// Paths that are not there for this walk.
     pub(crate) hidden: HashSet<EntryPath>,
     /// Inodes that have several names. What stands at one of those names must still be that inode
@@ -44,6 +47,7 @@ impl Plan {
             filter: Filter::default(),
             one_file_system: false,
             databases: Databases::Plain,
+            capturing: false,
             hidden: HashSet::new(),
             linked: Mutex::default(),
         }

@@ -9,6 +9,7 @@ use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::progress::Phase;
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
+use snapkit_core::tree::EntryPath;
 use tokio::sync::Semaphore;
 
 mod apply;
@@ -141,7 +142,11 @@ impl TreeRestore {
         }
         let base = dirs::begin(&writer.layout.base_path)
             .map_err(|e| error::at("open the target", b"", e))?;
-        let mut plan = Plan::plain(Dirs::new(base), self.roots.clone());
+        // What the snapshot has nothing of was left alone, and says nothing about it.
+        let put = |root: &EntryPath| {
+            writer.layout.find(root).is_some_and(|place| self.taken.places.contains(&place))
+        };
+        let mut plan = Plan::plain(Dirs::new(base), self.roots.only(put));
         plan.hidden = swapped.hidden.iter().cloned().collect();
         report.facts = facts::examine(cx, Arc::new(plan)).await?;
         Ok(())

@@ -72,6 +72,17 @@ impl Roots {
         self.below(directory.as_bytes()).any(|p| p != directory)
     }
 
+    /// The roots at a path and below it.
+    pub(crate) fn at(&self, path: &EntryPath) -> Vec<EntryPath> {
+        self.below(path.as_bytes()).cloned().collect()
+    }
+
+    /// Those that `keep` wants, and whether everything is asked for as before.
+    pub(crate) fn only(&self, keep: impl Fn(&EntryPath) -> bool) -> Self {
+        let paths = self.paths.iter().filter(|p| keep(p)).cloned().collect();
+        Self { everything: self.everything, paths }
+    }
+
     /// The roots at a directory and below it.
     fn below<'a>(&'a self, directory: &'a [u8]) -> impl Iterator<Item = &'a EntryPath> {
         let inside = move |p: &&EntryPath| {
@@ -106,6 +117,8 @@ mod tests {
         let p = |s: &str| EntryPath::new(s).unwrap();
         assert!(roots.leads_on(&p("srv/app")) && !roots.leads_on(&p("srv/app/x/y")));
         assert!(roots.contains(&p("etc")) && !roots.contains(&p("srv")));
+        assert_eq!(roots.at(&p("srv/app")), [p("srv/app"), p("srv/app/x/y")]);
+        assert_eq!(roots.only(|r| *r == p("etc")).outermost(), [p("etc")]);
         assert!(Roots::new(&["/".into()]).unwrap().everything());
     }
 }

@@ -16,10 +16,12 @@ use snapkit_core::tree::{Content, EntryKind, EntryPath, TreeEntry, TreeItem};
 
 use crate::attributes::{self, Identity, XattrReader};
 use crate::dirs;
-use crate::names::{Kind, Names};
+use crate::names::{self, Kind, Names};
 use crate::pattern::Ignore;
 use crate::plan::{Databases, Plan};
 use crate::{database, error, ignore};
+
+mod leaf;
 
 /// How many directories on the way down are open at once.
 const OPEN: usize = 32;
@@ -168,6 +170,9 @@ impl Walker {
             return Ok(());
         }
         let is_root = frame.leads && self.plan.roots.contains(&path);
+        if self.plan.capturing && !is_root && names::is_leftover(name) {
+            return Ok(());
+        }
         let leads_on = frame.leads && self.plan.roots.leads_on(&path);
         if frame.rules.inside
             && !is_root
@@ -231,6 +236,14 @@ impl Walker {
         }
         if attributes::file_type(&stat) == FileType::Directory {
             self.directory(cx, &dir, path, &stat, rules, is_root)
+        } else if is_root
+            && self.plan.capturing
+            && attributes::file_type(&stat) == FileType::Symlink
+        {
+            // Since the roots were examined. Stored alone it would look as if all was captured.
+            let e = error::link(&dir, path.as_bytes());
+            self.problem(path, e);
+            Ok(())
         } else if rules.inside {
             self.leaf(&dir, path, &stat);
             Ok(())
@@ -246,9 +259,11 @@ impl Walker {
         let named = is_root || self.plan.roots.leads_on(&path);
         match errno {
             Errno::NOENT if named => {
-                let e = Error::new(Reason::SourceMissing, "what was to be captured is gone")
-                    .with("path", error::show(path.as_bytes()));
-                self.problem(path, e);
+                // What is told is what was named, also where the way there is missing already.
+                for root in self.plan.roots.at(&path) {
+                    let e = error::missing(root.as_bytes());
+                    self.problem(root, e);
+                }
             }
             // It vanished between listing and looking.
             Errno::NOENT => {}
@@ -398,85 +413,6 @@ impl Walker {
             }
         }
         Ok(())
-    }
-
-    /// Anything but a directory.
-    fn leaf(&mut self, dir: &OwnedFd, path: EntryPath, stat: &Stat) {
-        match self.examine(dir, &path, stat) {
-            Ok((entry, content)) => self.give(TreeItem::Entry(entry, content)),
-            Err(e) if e.reason() == Reason::NotFound => {}
-            Err(e) => self.problem(path, e),
-        }
-    }
-
-    fn examine(
-        &mut self,
-        dir: &OwnedFd,
-        path: &EntryPath,
-        stat: &Stat,
-    ) -> Result<(TreeEntry, Content)> {
-        let place = path.as_bytes();
-        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-        let kind = match attributes::file_type(stat) {
-            FileType::RegularFile => return self.file(dir, path, stat),
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(dir, path.file_name(), Vec::new())
-                    .map_err(|e| error::at("read the symbolic link", place, e))?;
-                EntryKind::Symlink { target: target.into_bytes() }
-            }
-            FileType::Fifo => EntryKind::Fifo,
-            FileType::Socket => EntryKind::Socket,
-            FileType::CharacterDevice => EntryKind::CharDevice { major, minor },
-            FileType::BlockDevice => EntryKind::BlockDevice { major, minor },
-            _ => {
-                return Err(Error::new(Reason::Unsupported, "an unknown kind of file")
-                    .with("path", error::show(place)));
-            }
-        };
-        let mut entry = attributes::entry(path.clone(), kind, stat);
-        entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
-        Ok((entry, Content::None))
-    }
-
-    fn file(
-        &mut self,
-        dir: &OwnedFd,
-        path: &EntryPath,
-        stat: &Stat,
-    ) -> Result<(TreeEntry, Content)> {
-        let place = path.as_bytes();
-        let identity = attributes::identity(stat);
-        let several = attributes::links(stat) > 1;
-        if several && let Some(link) = self.links.get_mut(&identity) {
-            let kind = EntryKind::HardLink { target: link.first.clone() };
-            link.left = link.left.saturating_sub(1);
-            if link.left == 0 {
-                self.links.remove(&identity);
-            }
-            return Ok((attributes::entry(path.clone(), kind, stat), Content::None));
-        }
-        let size = attributes::size(stat);
-        let kind = EntryKind::File { size, extents: None };
-        let mut entry = attributes::entry(path.clone(), kind, stat);
-        if self.plan.databases != Databases::Plain && self.plan.filter.is_database(path.file_name())
-        {
-            if self.plan.databases == Databases::Refused {
-                return Err(Error::new(
-                    Reason::Unsupported,
-                    "by its name this is a database, and nothing that reads databases is at hand; \
-                     exclude it, or change `databases`",
-                )
-                .with("path", error::show(place)));
-            }
-            entry.ctime = database::ctime(dir, path.file_name(), stat);
-        }
-        entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
-        if several {
-            let left = attributes::links(stat).saturating_sub(1);
-            self.links.insert(identity, Link { first: path.clone(), left });
-            self.plan.note_linked(identity.1);
-        }
-        Ok((entry, if size > 0 { Content::Deferred } else { Content::None }))
     }
 
     fn problem(&mut self, path: EntryPath, error: Error) {

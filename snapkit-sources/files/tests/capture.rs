@@ -159,7 +159,7 @@ async fn what_is_missing_or_behind_a_link_is_found_before_anything_is_read() {
         source.capture(&cx, None).await.err().map(|e| e.reason())
     };
     assert_eq!(reason("real").await, None);
-    assert_eq!(reason("link").await, None);
+    assert_eq!(reason("link").await, Some(Reason::InvalidConfig));
     assert_eq!(reason("gone").await, Some(Reason::SourceMissing));
     assert_eq!(reason("gone/deeper").await, Some(Reason::SourceMissing));
     assert_eq!(reason("link/x").await, Some(Reason::InvalidConfig));
@@ -637,4 +637,93 @@ async fn the_locks_of_this_process_survive_a_capture() {
     none.databases = vec![];
     Stored::capture(&cx, &Files::new(name(), none).unwrap()).await;
     assert!(others_can_lock());
+}
+
+/// A link alone would look like a complete capture of what it leads to.
+#[tokio::test]
+async fn a_root_that_is_a_link_is_refused() {
+    let cx = Context::system();
+    let scratch = tempfile::tempdir().unwrap();
+    write(&scratch.path().join("releases/42/app"), "code");
+    std::os::unix::fs::symlink("releases/42", scratch.path().join("current")).unwrap();
+    std::os::unix::fs::symlink("releases/42/app", scratch.path().join("file")).unwrap();
+    std::os::unix::fs::symlink("nowhere", scratch.path().join("broken")).unwrap();
+    let other = scratch.path().join("releases");
+    for (name, target) in
+        [("current", "releases/42"), ("file", "releases/42/app"), ("broken", "nowhere")]
+    {
+        let source = files(&[&other, &scratch.path().join(name)]);
+        let e = source.capture(&cx, None).await.err().unwrap();
+        assert_eq!(e.reason(), Reason::InvalidConfig, "{name}");
+        let said = format!("{name} is a symbolic link to {target}: name the directory");
+        assert!(e.to_string().contains(&said), "{e}");
+        assert_eq!(source.facts(&cx).await.unwrap_err().reason(), Reason::InvalidConfig);
+    }
+    // It becomes one between the examination and the walk.
+    let root = scratch.path().join("later");
+    fs::create_dir(&root).unwrap();
+    let source = files(&[&other, &root]);
+    let mut capture = source.capture(&cx, None).await.unwrap();
+    fs::remove_dir(&root).unwrap();
+    std::os::unix::fs::symlink("releases/42", &root).unwrap();
+    capture.freeze(&cx).await.unwrap();
+    capture.thaw(&cx).await.unwrap();
+    let meta = capture.next(&cx).await.unwrap().unwrap();
+    let mut tree = capture.open(&cx, &meta.name).await.unwrap().into_tree().unwrap();
+    let found = walk(&cx, &mut *tree).await;
+    let problems: Vec<_> = found.iter().filter(|i| matches!(i, TreeItem::Problem(..))).collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(*problems[0].path(), entry_path(&root));
+    // A link below a root is an entry like others.
+    let found = captured(config(&[scratch.path()]), scratch.path()).await;
+    assert!(found.iter().any(|p| p.ends_with("current")), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_missing_root_is_a_problem_of_its_own() {
+    let cx = Context::system();
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    write(&at("etc/f"), "content");
+    let (b, c, d) = (at("gone/deep/b"), at("gone/deep/c"), at("etc/d"));
+    let source = files(&[&at("etc"), &b, &c, &d]);
+    // Every time, not only when it goes missing.
+    for _ in 0..2 {
+        let stored = Stored::capture(&cx, &source).await;
+        let missing = |p: &Path| (entry_path(p), "source-missing".to_owned());
+        assert_eq!(stored.problems, [missing(&d), missing(&b), missing(&c)]);
+        assert_eq!(stored.get(&at("etc/f")).1.as_deref(), Some(&b"content"[..]));
+    }
+    // If nothing of all that was asked for is there, something else is wrong.
+    let e = files(&[&b, &c]).capture(&cx, None).await.err().unwrap();
+    assert_eq!(e.reason(), Reason::SourceMissing);
+    assert!(e.context().iter().any(|(_, v)| v.ends_with("gone/deep/b")), "{e:?}");
+}
+
+#[tokio::test]
+async fn what_restores_left_behind_is_not_captured() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("r");
+    for file in [
+        ".snapkit-restore-0123456789abcdef/f",
+        "d/.app.db.snapkit-0123456789abcdef",
+        ".r.snapkit-old-0123456789abcdef/f",
+        ".snapkit-restore-notes",
+    ] {
+        write(&root.join(file), "x");
+    }
+    let found = captured(config(&[&root]), scratch.path()).await;
+    assert_eq!(
+        found,
+        [
+            "r",
+            "r/.r.snapkit-old-0123456789abcdef",
+            "r/.r.snapkit-old-0123456789abcdef/f",
+            "r/.snapkit-restore-notes",
+            "r/d"
+        ]
+    );
+    // Who asks for one gets it.
+    let asked = root.join(".snapkit-restore-0123456789abcdef");
+    assert_eq!(captured(config(&[&asked]), &asked).await.len(), 2);
 }
