@@ -27,8 +27,9 @@ pub const MAX_CREDENTIAL: usize = 64 << 10;
 /// 0.1 s and 32 MiB.
 const WORK_FACTOR: u8 = 15;
 
-/// The largest work factor that is accepted when opening: 1 GiB of memory, some seconds.
-const MAX_WORK_FACTOR: u8 = 20;
+/// The largest work factor that is accepted when opening: 128 MiB of memory, half a second. Whoever can put
+/// files into a repository decides how long it takes to try them.
+const MAX_WORK_FACTOR: u8 = 17;
 
 /// What a person or a program has to open a credential with.
 #[derive(Clone, Debug)]

@@ -50,6 +50,11 @@ pub struct Repository {
     chunk_key: ChunkKey,
     options: OpenOptions,
     local: Local,
+    /// Where bases are kept.
+    basis: PathBuf,
+    /// Directories that stand in for ones that cannot be written to.
+    #[expect(dead_code, reason = "they are gone with the repository")]
+    spare: Vec<Arc<tempfile::TempDir>>,
     warnings: Vec<String>,
 }
 

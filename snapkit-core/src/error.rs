@@ -284,7 +284,9 @@ impl Error {
     /// Whether it says nothing about what is stored, only that it could not be reached now.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Cancelled) && !self.is_damage()
+        let unreachable = matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Cancelled)
+            || self.reason() == Reason::PermissionDenied;
+        unreachable && !self.is_damage()
     }
 
     /// This error and its causes in one line, for lists of problems.

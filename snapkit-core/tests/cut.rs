@@ -418,7 +418,7 @@ async fn a_restore_that_is_refused_leaves_no_directories() {
     let target = lab.path("new/deep");
     let repeat = async |allow: bool| {
         let to = |o: &mut RestoreOptions| {
-            (o.to, o.allow_damage) = (RestoreTo::Directory(target.clone()), allow)
+            (o.to, o.allow_damage) = (RestoreTo::Directory(target.clone()), allow);
         };
         lab.restore_with(&snapshot, to).await
     };

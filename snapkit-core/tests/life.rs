@@ -362,3 +362,40 @@ async fn two_creates_at_once_both_commit() {
     lab.assert_sound().await;
     assert_eq!(lab.open().await.unwrap().ledger(&lab.cx).await.unwrap().snapshots.len(), 2);
 }
+
+#[tokio::test]
+async fn a_machine_that_can_keep_nothing_can_do_everything() {
+    let lab = Lab::new(sources()).await;
+    let first = lab.create().await.unwrap();
+    for name in ["cache", "state"] {
+        let path = lab.path(name);
+        std::fs::remove_dir_all(&path).unwrap();
+        // Nobody, not even root, can make a directory below a file.
+        std::fs::write(&path, "in the way").unwrap();
+    }
+    let second = lab.create().await.unwrap();
+    assert!(second.warnings.iter().filter(|w| w.contains("cannot be written to")).count() == 2);
+    let summary = lab.restore(&first.snapshot).await.unwrap();
+    assert_eq!(summary.verdict, RestoreVerdict::Match);
+    lab.assert_sound().await;
+    assert!(lab.path("state").is_file() && lab.path("cache").is_file());
+}
+
+#[tokio::test]
+async fn a_disk_that_changes_what_was_seen_makes_no_snapshot_up() {
+    let lab = Lab::new(sources()).await;
+    let snapshot = lab.create().await.unwrap().snapshot;
+    let files = walk(&lab.path("state"));
+    let seen = files.iter().find(|p| p.ends_with("seen")).unwrap();
+    let text = std::fs::read_to_string(seen).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    let another = text.replace(&snapshot.id.as_str()[..8], "20300101");
+    assert_ne!(another, text);
+    for damaged in [another.as_bytes(), b"\xff\n", &text.as_bytes()[..20]] {
+        std::fs::write(seen, damaged).unwrap();
+        assert!(lab.open().await.unwrap().ledger(&lab.cx).await.unwrap().gone.is_empty());
+        lab.assert_sound().await;
+        let next = lab.create().await.unwrap();
+        assert!(next.warnings.is_empty(), "{:?}", next.warnings);
+    }
+}

@@ -268,6 +268,13 @@ impl<D: Disk> Root<D> {
                 Error::new(Reason::NotFound, "there is no such object")
                     .with("path", self.path.join(place).display())
             }
+            // A directory that is one is a mistake of whoever set this up; an object is damage.
+            _ if place.components().count() > 1
+                && self.disk.stat(place).is_ok_and(|s| matches!(s.kind, DiskKind::Symlink)) =>
+            {
+                Error::corrupt("a symbolic link stands in its place, and none is followed here")
+                    .with("path", self.path.join(place).display())
+            }
             _ => self.fail("open the object", place, e),
         })?;
         match stat.kind {
@@ -279,8 +286,12 @@ impl<D: Disk> Root<D> {
                 )
                 .with("path", self.path.join(place).display()));
             }
-            DiskKind::Symlink | DiskKind::Other => return Err(self.in_the_way(place)),
+            DiskKind::Symlink | DiskKind::Other => {
+                return Err(Error::corrupt("something that is no object stands in its place")
+                    .with("path", self.path.join(place).display()));
+            }
         }
+        let whole = range.is_none();
         let range = range.unwrap_or(0..stat.size);
         let describe = |e: Error| {
             e.with("path", self.path.join(place).display())
@@ -294,6 +305,9 @@ impl<D: Disk> Root<D> {
                 "the object has only {} bytes",
                 stat.size
             ))));
+        }
+        if whole && stat.size > MAX_OBJECT {
+            return Err(describe(Error::corrupt("the object is larger than any that is written")));
         }
         if range.end - range.start > MAX_OBJECT {
             return Err(describe(Error::new(
@@ -394,7 +408,7 @@ fn sweep<D: Disk>(root: &Arc<Root<D>>, cx: &Context) -> Result<()> {
     Ok(())
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| {
         Error::new(Reason::InvalidArgument, "not a path").with("path", path.display()).caused_by(e)
     })

@@ -58,8 +58,10 @@ impl<D: Disk> Walk<D> {
                     Err(e) => return Err(self.root.fail("examine the object", &path, e)),
                 },
                 // It may stand for a directory full of objects: silence would hide them.
-                DiskKind::Symlink => return Err(self.root.is_symlink(&path)),
-                DiskKind::Other => {}
+                DiskKind::Symlink if path.components().count() == 1 => {
+                    return Err(self.root.is_symlink(&path));
+                }
+                DiskKind::Symlink | DiskKind::Other => {}
             }
         }
         Ok(None)

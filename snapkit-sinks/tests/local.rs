@@ -178,7 +178,11 @@ async fn what_is_in_the_way_is_said() {
     )
     .unwrap();
     let e = sink.get(&cx, &key("pipe"), None).await.unwrap_err();
-    assert_eq!(e.reason(), Reason::AlreadyExists, "and a pipe is not waited for: {e:?}");
+    assert_eq!(e.reason(), Reason::Corrupt, "and a pipe is not waited for: {e:?}");
+    symlink("x", dir.path().join("d/link")).unwrap();
+    let e = sink.get(&cx, &key("d/link"), None).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::Corrupt, "no link is followed: {e:?}");
+    assert_eq!(listed(&cx, &sink).await, ["a", "d/x"], "and what is no object is not listed");
 }
 
 #[tokio::test]
@@ -230,7 +234,7 @@ async fn objects_above_the_limit_are_not_read_whole() {
     let sink = LocalSink::open(&cx, dir.path()).await.unwrap();
     File::create(dir.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
     let get = async |range| sink.get(&cx, &key("huge"), range).await;
-    assert_eq!(get(None).await.unwrap_err().reason(), Reason::LimitExceeded);
+    assert_eq!(get(None).await.unwrap_err().reason(), Reason::Corrupt, "no object is so large");
     assert_eq!(get(Some(0..1 << 39)).await.unwrap_err().reason(), Reason::LimitExceeded);
     assert_eq!(get(Some((1 << 39)..(1 << 39) + 5)).await.unwrap(), &[0; 5][..]);
     let backwards = std::ops::Range { start: 5, end: 4 };

@@ -154,7 +154,7 @@ impl Repository {
                 "pack {key} is gone or cut short: what this run needs of it is stored again"
             ));
         }
-        let store = BasisStore::new(&self.local.dir(), &stack.name, &stack.host);
+        let store = BasisStore::new(&self.basis, &stack.name, &stack.host);
         let (bases, previous) = self.bases(cx, &store, stack, &mut warnings).await?;
         let records: Vec<_> = bases.iter().map(|b| b.as_ref().map(|b| b.record.clone())).collect();
 

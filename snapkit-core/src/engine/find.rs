@@ -50,7 +50,10 @@ impl Repository {
         let missing: BTreeSet<_> = missing.filter(is_news).cloned().collect();
         ledger.missing = missing.into_iter().collect();
         let markers = ledger.markers.iter().map(|m| m.id.clone()).collect();
-        self.local.remember(cx, Seen { snapshots, markers, ..Seen::default() }).await?;
+        let lines = Seen { snapshots, markers, ..Seen::default() };
+        if let Err(e) = self.local.remember(cx, lines).await {
+            cx.progress().warn(&format!("what was seen here is not remembered: {}", e.chain()));
+        }
         Ok(ledger)
     }
 
@@ -89,7 +92,9 @@ impl Ledger {
             let back: usize = back.parse().map_err(|_| {
                 Error::invalid(format!("not a number of snapshots to go back: {back:?}"))
             })?;
-            return scoped.nth(back).ok_or_else(|| none(format!("there is no snapshot {spec}")));
+            let found = scoped.nth(back);
+            self.check_newest(spec, found)?;
+            return found.ok_or_else(|| none(format!("there is no snapshot {spec}")));
         }
         if let Some(time) = spec.strip_prefix('@') {
             let mut time = parse_time(time)?;
@@ -97,10 +102,9 @@ impl Ledger {
             if time.0.rem_euclid(NANOS) == 0 {
                 time.0 = time.0.saturating_add(NANOS - 1);
             }
-            return scoped
-                .filter(|s| s.started <= time)
-                .max_by_key(|s| s.started)
-                .ok_or_else(|| none(format!("there is no snapshot from before {time}")));
+            let found = scoped.filter(|s| s.started <= time).max_by_key(|s| s.started);
+            self.check_newest(spec, found)?;
+            return found.ok_or_else(|| none(format!("there is no snapshot from before {time}")));
         }
         if let Some(s) = self.snapshots.iter().find(|s| s.id.to_string() == spec) {
             return Ok(s);
@@ -128,6 +132,21 @@ impl Ledger {
             ));
         }
         Err(none(format!("there is no snapshot {spec:?}")))
+    }
+
+    /// Nobody can say what a damaged line is of: it may be the one that is meant.
+    fn check_newest(&self, spec: &str, found: Option<&Snapshot>) -> Result<()> {
+        let newer = |id: &SnapshotId| found.is_none_or(|s| *id > s.id);
+        match self.damaged.iter().find(|(id, _)| newer(id)) {
+            None => Ok(()),
+            Some((id, e)) => Err(Error::new(
+                e.reason(),
+                format!(
+                    "snapshot {id} is damaged, and may be what {spec} means: {}; name an older one to have it",
+                    e.chain()
+                ),
+            )),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Seen {
 impl Seen {
     fn parse(text: &str) -> Self {
         let mut seen = Self::default();
-        for line in text.lines() {
+        for line in text.lines().filter_map(unsealed) {
             let (id, set) = match line.split_once(' ') {
                 Some((id, MARKER)) => (id, &mut seen.markers),
                 Some((id, ACCEPTED)) => (id, &mut seen.accepted),
@@ -42,6 +42,18 @@ impl Seen {
     pub(crate) fn newest(&self) -> Option<SnapshotId> {
         self.snapshots.iter().rev().find(|id| !self.markers.contains(id)).cloned()
     }
+}
+
+/// A line with a short hash of it: whatever a disk does to it, an id that nobody has seen is not taken for
+/// one that is gone.
+fn sealed(line: &str) -> String {
+    format!("{line} {}\n", &blake3::hash(line.as_bytes()).to_hex()[..8])
+}
+
+/// The line, if its hash fits.
+fn unsealed(line: &str) -> Option<&str> {
+    let (text, _) = line.rsplit_once(' ')?;
+    (sealed(text).trim_end() == line).then_some(text)
 }
 
 const MARKER: &str = "marker";
@@ -79,16 +91,16 @@ impl Local {
     ) -> Result<()> {
         let file = self.location_file(location);
         let location = location.to_owned();
-        cx.blocking(move || {
+        let written = cx.blocking(move || {
             let pinned = match fs::read_to_string(&file) {
                 Ok(text) => {
                     text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok())
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-                Err(e) => return Err(Error::io(format!("cannot read {}", file.display()), e)),
+                Err(e) => return Ok(Err(Error::io(format!("cannot read {}", file.display()), e))),
             };
             match pinned {
-                Some(p) if p == fingerprint => Ok(()),
+                Some(p) if p == fingerprint => Ok(Ok(())),
                 Some(p) if !accept_new => Err(Error::new(
                     Reason::RepositoryReplaced,
                     "another repository stands where this machine knew one",
@@ -96,32 +108,41 @@ impl Local {
                 .with("location", &location)
                 .with("known", p)
                 .with("found", fingerprint)),
-                _ => write_file(&file, format!("{fingerprint}\n{location}\n").as_bytes()),
+                _ => Ok(write_file(&file, format!("{fingerprint}\n{location}\n").as_bytes())),
             }
-        })
-        .await
+        });
+        if let Err(e) = written.await? {
+            cx.progress()
+                .warn(&format!("which repository this is is not remembered: {}", e.chain()));
+        }
+        Ok(())
     }
 
     /// What this machine has seen of the ledger.
     pub(crate) async fn seen(&self, cx: &Context) -> Result<Seen> {
-        let file = self.dir().join("seen");
-        cx.blocking(move || match fs::read_to_string(&file) {
-            Ok(text) => Ok(Seen::parse(&text)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Seen::default()),
-            Err(e) => Err(Error::io(format!("cannot read {}", file.display()), e)),
-        })
-        .await
+        Ok(Seen::parse(&self.read(cx, "seen").await?))
     }
 
     /// The packs that were found damaged.
     pub(crate) async fn damaged_packs(&self, cx: &Context) -> Result<BTreeSet<PackId>> {
-        let file = self.dir().join("damaged");
-        cx.blocking(move || match fs::read_to_string(&file) {
-            Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-            Err(e) => Err(Error::io(format!("cannot read {}", file.display()), e)),
-        })
-        .await
+        let text = self.read(cx, "damaged").await?;
+        Ok(text.lines().filter_map(|l| l.parse().ok()).collect())
+    }
+
+    /// A file of this repository's state. One that cannot be read is like one that is not there: it only
+    /// helps.
+    async fn read(&self, cx: &Context, name: &str) -> Result<String> {
+        let file = self.dir().join(name);
+        let what = format!("cannot read {}", file.display());
+        match cx.blocking(move || Ok(fs::read(&file))).await? {
+            Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(e) => {
+                let e = Error::io(what, e);
+                cx.progress().warn(&format!("what was seen here is not known: {}", e.chain()));
+                Ok(String::new())
+            }
+        }
     }
 
     /// Remember which packs were read and found damaged, and which sound.
@@ -148,10 +169,11 @@ impl Local {
     /// Remember lines.
     pub(crate) async fn remember(&self, cx: &Context, lines: Seen) -> Result<()> {
         let known = self.seen(cx).await?;
-        let snapshots = lines.snapshots.difference(&known.snapshots).map(|id| format!("{id}\n"));
-        let markers = lines.markers.difference(&known.markers).map(|id| format!("{id} {MARKER}\n"));
+        let snapshots = lines.snapshots.difference(&known.snapshots).map(|id| sealed(id.as_str()));
+        let markers =
+            lines.markers.difference(&known.markers).map(|id| sealed(&format!("{id} {MARKER}")));
         let accepted = lines.accepted.difference(&known.accepted);
-        let accepted = accepted.map(|id| format!("{id} {ACCEPTED}\n"));
+        let accepted = accepted.map(|id| sealed(&format!("{id} {ACCEPTED}")));
         let fresh: String = snapshots.chain(markers).chain(accepted).collect();
         if fresh.is_empty() {
             return Ok(());

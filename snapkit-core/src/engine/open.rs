@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -14,8 +15,9 @@ use crate::engine::Repository;
 use crate::engine::local::Local;
 use crate::engine::options::{OpenOptions, check_memory};
 use crate::engine::report::InitReport;
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::{CredentialId, to_hex};
+use crate::index::create_private_dir;
 use crate::key::Key;
 use crate::ledger::StoredManifest;
 use crate::seal::FORMAT;
@@ -23,6 +25,9 @@ use crate::sink::{Put, PutMode, Sink};
 
 /// The most credentials that a repository may have.
 const MAX_CREDENTIALS: usize = 1000;
+
+/// The most time that is spent on trying a passphrase on them.
+const MAX_TRYING: Duration = Duration::from_secs(20);
 
 impl Repository {
     /// Make a repository in a sink that holds none. `unlock` will open its first, full credential.
@@ -98,7 +103,7 @@ impl Repository {
         cx: &Context,
         sink: Arc<dyn Sink>,
         unlock: &[Unlock],
-        options: OpenOptions,
+        mut options: OpenOptions,
     ) -> Result<Self> {
         check_memory(options.memory)?;
         let config = Self::peek(cx, &sink).await?;
@@ -121,6 +126,22 @@ impl Repository {
             local.pin(cx, &location, fingerprint, options.accept_new_repository).await?;
         }
         let mut warnings = Vec::new();
+        let mut basis = local.dir();
+        let mut spare = Vec::new();
+        for (dir, loss) in [
+            (&mut options.cache, "the index is fetched again each time"),
+            (&mut basis, "what is unchanged is not remembered, and all of it read each time"),
+        ] {
+            if let Some((instead, why)) = spare_for(cx, dir.clone()).await? {
+                warnings.push(format!(
+                    "{} cannot be written to, so {loss}: {}",
+                    dir.display(),
+                    why.chain()
+                ));
+                *dir = instead.path().to_owned();
+                spare.push(Arc::new(instead));
+            }
+        }
         if !config.create_only {
             warnings.push(
                 "the store does not honour create-only puts: commits rely on time windows"
@@ -133,8 +154,39 @@ impl Repository {
             config.certifier()?,
         ));
         let chunk_key = ChunkKey::new(&credential.writer.id_key);
-        Ok(Self { sink, config, credential, manifest, chunk_key, options, local, warnings })
+        Ok(Self {
+            sink,
+            config,
+            credential,
+            manifest,
+            chunk_key,
+            options,
+            local,
+            basis,
+            spare,
+            warnings,
+        })
     }
+}
+
+/// A directory in the place of one that cannot be written to, gone with the value, and why.
+async fn spare_for(cx: &Context, dir: PathBuf) -> Result<Option<(tempfile::TempDir, Error)>> {
+    cx.blocking(move || {
+        let attempt = || {
+            create_private_dir(&dir)?;
+            let what = || format!("cannot write a file in {}", dir.display());
+            let mut probe = tempfile::NamedTempFile::new_in(&dir).doing(what)?;
+            std::io::Write::write_all(&mut probe, &[0; 4096]).doing(what)
+        };
+        match attempt() {
+            Ok(()) => Ok(None),
+            Err(e) => {
+                let spare = tempfile::TempDir::with_prefix("snapkit-");
+                spare.doing(|| "cannot make a temporary directory".to_owned()).map(|s| Some((s, e)))
+            }
+        }
+    })
+    .await
 }
 
 /// A place in memory is another one each time.
@@ -167,6 +219,7 @@ async fn open_credential(
             .with("location", location));
     }
     let mut listing = sink.list(cx, Some(&Key::new("keys")?));
+    let begun = cx.monotonic();
     let mut damage = None;
     let mut count = 0;
     while let Some(entry) = cx.run(listing.try_next()).await? {
@@ -187,7 +240,22 @@ async fn open_credential(
             damage = Some(Error::corrupt("a credential file is too long").with("key", entry.key));
             continue;
         }
-        let file = cx.run(sink.get(cx, &entry.key, None)).await?;
+        let file = match cx.run(sink.get(cx, &entry.key, None)).await {
+            Ok(file) => file,
+            Err(e) if e.is_damage() => {
+                damage = Some(e.with("key", entry.key));
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        if cx.monotonic().saturating_sub(begun) > MAX_TRYING {
+            return Err(Error::new(
+                Reason::LimitExceeded,
+                format!(
+                    "the first {count} credentials took too long to try; a key file is quicker"
+                ),
+            ));
+        }
         for unlock in unlock {
             let (file, unlock, config) = (file.clone(), unlock.clone(), config.clone());
             match cx.compute(move || Credential::decode(id, &file, &unlock, &config)).await {

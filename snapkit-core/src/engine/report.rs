@@ -83,7 +83,7 @@ pub struct SourceRestored {
 }
 
 /// A snapshot was restored.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct RestoreSummary {
     /// The snapshot.
     pub snapshot: SnapshotId,
@@ -95,6 +95,10 @@ pub struct RestoreSummary {
     pub verdict: RestoreVerdict,
     /// Whether something damaged was left out.
     pub damaged: bool,
+    /// What went wrong after the targets of `sources` had been changed. Those of the other sources are as
+    /// they were.
+    #[serde(serialize_with = "in_a_line")]
+    pub failed: Option<Error>,
     /// Whether nothing was done, only said.
     pub dry_run: bool,
     /// How long it took, in seconds.
@@ -145,4 +149,8 @@ impl VerifyReport {
 
 pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn in_a_line<S: serde::Serializer>(e: &Option<Error>, s: S) -> Result<S::Ok, S::Error> {
+    e.as_ref().map(Error::chain).serialize(s)
 }

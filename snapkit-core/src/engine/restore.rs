@@ -30,6 +30,12 @@ struct Plan<'a> {
     target: String,
     session: Option<Box<dyn Restore>>,
     skipped: Arc<Mutex<Skipped>>,
+    /// Artifacts of which nothing could be had, and why.
+    left_out: Vec<String>,
+    /// Whether anything was put.
+    any: bool,
+    /// Bytes that were handed over.
+    handed: Arc<AtomicU64>,
 }
 
 /// All sources on their way back. If this is dropped, what was not finished is aborted all the same.
@@ -92,8 +98,9 @@ impl Drop for Plans<'_> {
 
 impl Repository {
     /// Put a snapshot, or a part of it, back. Sources are built through `registry` from what the
-    /// snapshot says of them. All targets are examined before the first is touched; if one fails, those
-    /// that are not finished are left as they were.
+    /// snapshot says of them. All targets are examined, and everything is read, before the first is touched.
+    /// If then one fails, those that are not finished are left as they were, and the summary tells of the
+    /// others: see [`RestoreSummary::failed`].
     pub async fn restore(
         &self,
         cx: &Context,
@@ -116,20 +123,26 @@ impl Repository {
             }
             put_back(cx, registry, &reader, &mut plans.list, options, &chosen).await
         };
-        let sources = match done.await {
-            Ok(sources) => sources,
+        let (sources, failed) = match done.await {
+            Ok((sources, None)) => (sources, None),
+            Ok((sources, failed)) => {
+                plans.abort().await;
+                (sources, failed)
+            }
             Err(e) => {
                 plans.abort().await;
                 return Err(e);
             }
         };
-        let verdict = sources.iter().fold(RestoreVerdict::Match, |v, s| v.worst(s.verdict));
+        let begin = if failed.is_some() { RestoreVerdict::Differs } else { RestoreVerdict::Match };
+        let verdict = sources.iter().fold(begin, |v, s| v.worst(s.verdict));
         Ok(RestoreSummary {
             snapshot: snapshot.id.clone(),
             captured: snapshot.verdict,
             damaged: sources.iter().any(|s| !s.damaged.is_empty()),
             sources,
             verdict,
+            failed,
             dry_run: options.dry_run,
             seconds: seconds(cx.monotonic().saturating_sub(begun)),
         })
@@ -173,6 +186,9 @@ impl Repository {
             target: place,
             session: None,
             skipped: Arc::default(),
+            left_out: Vec::new(),
+            any: false,
+            handed: Arc::default(),
         })
     }
 }
@@ -228,7 +244,8 @@ async fn abort_all(cx: &Context, sessions: Vec<(String, Box<dyn Restore>)>) {
     .await;
 }
 
-/// Examine all targets, then fill one after the other.
+/// Examine all targets, then fill them one after the other, then make what was put visible: whatever is
+/// wrong with what is stored is known before the first target changes.
 async fn put_back(
     cx: &Context,
     registry: &Registry,
@@ -236,34 +253,48 @@ async fn put_back(
     plans: &mut [Plan<'_>],
     options: &RestoreOptions,
     chosen: &Chosen,
-) -> Result<Vec<SourceRestored>> {
+) -> Result<(Vec<SourceRestored>, Option<Error>)> {
     if options.dry_run {
-        return Ok(plans.iter().map(planned).collect());
+        return Ok((plans.iter().map(planned).collect(), None));
     }
     for plan in &mut *plans {
         prepare(cx, registry, plan).await.map_err(|e| e.with("source", &plan.record.name))?;
     }
     cx.progress().phase(Phase::Restore);
+    for plan in &mut *plans {
+        put(cx, reader, plan, options, chosen)
+            .await
+            .map_err(|e| e.with("source", &plan.record.name))?;
+    }
     let mut sources = Vec::new();
     for plan in plans {
-        let restored = put(cx, reader, plan, options, chosen).await;
-        sources.push(restored.map_err(|e| e.with("source", &plan.record.name))?);
+        match finish(cx, plan, options).await {
+            Ok(restored) => sources.push(restored),
+            Err(e) => {
+                let e = e.with("source", &plan.record.name);
+                // What was changed already must be told, with the way back.
+                return if sources.is_empty() { Err(e) } else { Ok((sources, Some(e))) };
+            }
+        }
     }
-    Ok(sources)
+    Ok((sources, None))
 }
 
+fn unprepared() -> Error {
+    Error::internal("a source was not prepared")
+}
+
+/// Hand all artifacts of a source over.
 async fn put(
     cx: &Context,
     reader: &Arc<ChunkReader>,
     plan: &mut Plan<'_>,
     options: &RestoreOptions,
     chosen: &Chosen,
-) -> Result<SourceRestored> {
-    let unprepared = || Error::internal("a source was not prepared");
-    let (mut left_out, mut any) = (Vec::new(), false);
-    let handed = Arc::new(AtomicU64::new(0));
+) -> Result<()> {
     for artifact in &plan.artifacts {
         cx.progress().expect_bytes(artifact.content.bytes());
+        let handed = Arc::clone(&plan.handed);
         let body = match &artifact.content {
             ContentRef::Bytes { content } => {
                 // A damaged stream cannot be put in part: know before the target is touched.
@@ -273,22 +304,22 @@ async fn put(
                     if !e.is_damage() {
                         return Err(e.with("artifact", &artifact.meta.name));
                     }
-                    left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
+                    plan.left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
                     continue;
                 }
-                let (progress, counter) = (cx.clone(), Arc::clone(&handed));
+                let progress = cx.clone();
                 let stream =
                     futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
                         if let Ok(piece) = piece {
                             progress.progress().add(Counter::Bytes, piece.len() as u64);
-                            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                            handed.fetch_add(piece.len() as u64, Ordering::Relaxed);
                         }
                     });
                 Ok(Body::Bytes(Box::pin(stream)))
             }
             ContentRef::Tree { entries, .. } => {
                 let skipped = options.allow_damage.then(|| Arc::clone(&plan.skipped));
-                StoredTreeReader::chosen(reader, cx, entries, chosen, skipped, Arc::clone(&handed))
+                StoredTreeReader::chosen(reader, cx, entries, chosen, skipped, handed)
                     .await
                     .map(|tree| Body::Tree(Box::new(tree)))
             }
@@ -297,18 +328,30 @@ async fn put(
         let put = match body {
             Ok(body) => guarded(cx.run(session.put(cx, &artifact.meta, body))).await,
             Err(e) if options.allow_damage && e.is_damage() => {
-                left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
+                plan.left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
                 continue;
             }
             Err(e) => Err(e),
         };
         put.map_err(|e| e.with("artifact", &artifact.meta.name))?;
-        any = true;
+        plan.any = true;
     }
-    if !any && !left_out.is_empty() {
+    if !plan.any && !plan.left_out.is_empty() {
         // Nothing of this source can be had: its target stays as it was, and the others are served.
-        let sessions = plan.session.take().map(|s| (plan.record.name.to_string(), s));
-        abort_all(cx, sessions.into_iter().collect()).await;
+        let session = plan.session.take().map(|s| (plan.record.name.to_string(), s));
+        abort_all(cx, session.into_iter().collect()).await;
+    }
+    Ok(())
+}
+
+/// Make visible what was put, and compare.
+async fn finish(
+    cx: &Context,
+    plan: &mut Plan<'_>,
+    options: &RestoreOptions,
+) -> Result<SourceRestored> {
+    let mut left_out = std::mem::take(&mut plan.left_out);
+    if !plan.any && !left_out.is_empty() {
         let verdict = RestoreVerdict::Differs;
         return Ok(SourceRestored { verdict, damaged: left_out, bytes: 0, ..planned(plan) });
     }
@@ -333,9 +376,6 @@ async fn put(
         comparison.verdict = RestoreVerdict::Differs;
     }
     Ok(SourceRestored {
-        source: plan.record.name.to_string(),
-        kind: plan.record.kind.clone(),
-        target: plan.target.clone(),
         verdict: comparison.verdict,
         comparison,
         problem_count: report.problem_count.max(report.problems.len() as u64),
@@ -343,7 +383,8 @@ async fn put(
         notes: report.notes,
         damaged: left_out,
         undo: report.undo,
-        bytes: handed.load(Ordering::Relaxed),
+        bytes: plan.handed.load(Ordering::Relaxed),
+        ..planned(plan)
     })
 }
 
