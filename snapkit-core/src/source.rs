@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{ArtifactMeta, ArtifactName, Body, SourceName};
 use crate::context::{Context, Timestamp};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::facts::{Difference, Facts};
 use crate::manifest::SourceRecord;
 
@@ -110,6 +110,23 @@ impl RestoreRequest {
     }
 }
 
+/// What only the end of a capture knows.
+#[non_exhaustive]
+#[derive(Debug, Default)]
+pub struct CaptureReport {
+    /// Facts of exactly what was captured, and of the live system about then.
+    pub facts: Facts,
+    /// What is wrong with the system itself, although it was captured as it is: a place, in the source's
+    /// terms, and why. The snapshot is `partial` then.
+    pub problems: Vec<(String, Error)>,
+}
+
+impl From<Facts> for CaptureReport {
+    fn from(facts: Facts) -> Self {
+        Self { facts, problems: Vec::new() }
+    }
+}
+
 /// What a restore did.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,7 +212,7 @@ pub trait Capture: Send + Sync {
     async fn open(&self, cx: &Context, name: &ArtifactName) -> Result<Body>;
 
     /// Release everything and say what only the end knows.
-    async fn finish(self: Box<Self>, cx: &Context) -> Result<Facts>;
+    async fn finish(self: Box<Self>, cx: &Context) -> Result<CaptureReport>;
 
     /// Release everything after a failure or a cancellation.
     async fn abort(self: Box<Self>, cx: &Context) -> Result<()>;

@@ -26,7 +26,8 @@ use snapkit_core::manifest::SourceRecord;
 use snapkit_core::memory::MemorySink;
 use snapkit_core::sink::{ObjectStream, Put, PutMode, Sink, SinkInfo};
 use snapkit_core::source::{
-    Capture, Consistency, Cut, Findings, FreezeSpeed, Restore, RestoreRequest, Source, SourceInfo,
+    Capture, CaptureReport, Consistency, Cut, Findings, FreezeSpeed, Restore, RestoreRequest,
+    Source, SourceInfo,
 };
 use snapkit_core::tree::{
     Content, EntryKind, EntryPath, LoadedFile, OpenedFile, TreeEntry, TreeItem, TreeReader,
@@ -136,8 +137,8 @@ impl Capture for Flood {
         })
     }
 
-    async fn finish(self: Box<Self>, _: &Context) -> Result<Facts> {
-        Ok(Facts::new())
+    async fn finish(self: Box<Self>, _: &Context) -> Result<CaptureReport> {
+        Ok(CaptureReport::default())
     }
 
     async fn abort(self: Box<Self>, _: &Context) -> Result<()> {

@@ -14,7 +14,9 @@ use snapkit_core::engine::{CreateOptions, Stack};
 use snapkit_core::error::{Reason, Result};
 use snapkit_core::facts::{Facts, RestoreVerdict};
 use snapkit_core::manifest::{CaptureVerdict, SourceRecord};
-use snapkit_core::source::{Capture, Cut, Findings, Restore, RestoreRequest, Source, SourceInfo};
+use snapkit_core::source::{
+    Capture, CaptureReport, Cut, Findings, Restore, RestoreRequest, Source, SourceInfo,
+};
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
 use snapkit_testkit::double::{ScriptedArtifact, ScriptedFile, ScriptedSource};
 
@@ -133,7 +135,7 @@ impl Capture for Lying {
         self.0.open(cx, name).await
     }
 
-    async fn finish(self: Box<Self>, cx: &Context) -> Result<Facts> {
+    async fn finish(self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
         self.0.finish(cx).await
     }
 

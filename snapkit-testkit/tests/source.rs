@@ -15,8 +15,8 @@ use snapkit_core::error::{Reason, Result};
 use snapkit_core::facts::Facts;
 use snapkit_core::manifest::SourceRecord;
 use snapkit_core::source::{
-    Capture, Consistency, Cut, Findings, Restore, RestoreReport, RestoreRequest, Source,
-    SourceInfo, Target,
+    Capture, CaptureReport, Consistency, Cut, Findings, Restore, RestoreReport, RestoreRequest,
+    Source, SourceInfo, Target,
 };
 use snapkit_testkit::double::{
     ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedSource, Stage, Trouble,
@@ -228,14 +228,14 @@ impl Capture for WrongCapture {
         self.inner.open(cx, name).await
     }
 
-    async fn finish(self: Box<Self>, cx: &Context) -> Result<Facts> {
-        let mut facts = self.inner.finish(cx).await?;
+    async fn finish(self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
+        let mut report = self.inner.finish(cx).await?;
         match self.defect {
-            Defect::StatesAWrongFact => facts.pin("small.bytes", 4711u64),
-            Defect::StatesNoFacts => facts = Facts::new(),
+            Defect::StatesAWrongFact => report.facts.pin("small.bytes", 4711u64),
+            Defect::StatesNoFacts => report.facts = Facts::new(),
             _ => {}
         }
-        Ok(facts)
+        Ok(report)
     }
 
     async fn abort(self: Box<Self>, cx: &Context) -> Result<()> {

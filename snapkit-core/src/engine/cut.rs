@@ -11,9 +11,8 @@ use futures_util::future::join_all;
 use crate::context::Context;
 use crate::engine::options::{Gate, Stack, StackSource};
 use crate::error::{Error, Reason, Result};
-use crate::facts::Facts;
 use crate::manifest::SourceRecord;
-use crate::source::{Capture, Cut, FreezeSpeed, Source};
+use crate::source::{Capture, CaptureReport, Cut, FreezeSpeed, Source};
 
 /// How long a thaw, an abort or the opening of a gate may take.
 pub(crate) const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
@@ -64,7 +63,7 @@ impl Participant {
     }
 
     /// Release the source and learn what only the end knows.
-    pub(crate) async fn finish(&mut self, cx: &Context) -> Result<Facts> {
+    pub(crate) async fn finish(&mut self, cx: &Context) -> Result<CaptureReport> {
         // While it has not begun, an abort is still possible.
         cx.check()?;
         match self.capture.take() {

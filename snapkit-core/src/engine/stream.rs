@@ -82,11 +82,17 @@ impl Run<'_> {
             }
         };
         let result = match result {
-            Ok(()) => participant
-                .finish(self.cx)
-                .await
-                .map(|facts| captured.record.facts = facts)
-                .map_err(Failure::Source),
+            Ok(()) => match participant.finish(self.cx).await {
+                Ok(report) => {
+                    captured.record.facts = report.facts;
+                    for (place, e) in report.problems {
+                        self.cx.progress().warn(&format!("{}: {}", info.name, e.chain()));
+                        captured.record.problems.add(place, &e);
+                    }
+                    Ok(())
+                }
+                Err(e) => Err(Failure::Source(e)),
+            },
             Err(e) => Err(e),
         };
         match result {

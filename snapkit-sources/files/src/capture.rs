@@ -8,8 +8,7 @@ use rustix::io::Errno;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
 use snapkit_core::context::{Context, Task};
 use snapkit_core::error::{Error, Reason, Result};
-use snapkit_core::facts::Facts;
-use snapkit_core::source::{Capture, Consistency, Cut};
+use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 use snapkit_core::tree::{EntryPath, LoadedFile, OpenedFile, TreeEntry, TreeItem, TreeReader};
 
 use crate::attributes::{self, DESCRIPTORS};
@@ -110,9 +109,9 @@ impl Capture for FilesCapture {
         Ok(Body::Tree(Box::new(tree)))
     }
 
-    async fn finish(self: Box<Self>, _: &Context) -> Result<Facts> {
+    async fn finish(self: Box<Self>, _: &Context) -> Result<CaptureReport> {
         // What was captured is known to whoever read the tree, file by file.
-        Ok(Facts::new())
+        Ok(CaptureReport::default())
     }
 
     async fn abort(self: Box<Self>, _: &Context) -> Result<()> {

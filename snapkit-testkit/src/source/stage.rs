@@ -103,7 +103,9 @@ impl<'a, H: Harness> Stage<'a, H> {
             carried.insert(meta.name.to_string(), what);
             artifacts.push(ArtifactRecord { meta, content });
         }
-        let mut facts = must("a finish succeeds", capture.finish(self.cx).await);
+        let report = must("a finish succeeds", capture.finish(self.cx).await);
+        hold!(report.problems.is_empty(), "nothing is wrong with the system: {report:?}");
+        let mut facts = report.facts;
         hold!(
             artifacts.iter().all(|a| a.meta.shape == Shape::Tree)
                 || facts.0.values().any(|f| f.standing == Standing::Pinned),

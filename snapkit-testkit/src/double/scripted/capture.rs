@@ -8,8 +8,8 @@ use futures_util::stream::{self, StreamExt as _};
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, ByteStream};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
-use snapkit_core::facts::{Facts, Standing};
-use snapkit_core::source::{Capture, Consistency, Cut};
+use snapkit_core::facts::Standing;
+use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 use snapkit_core::tree::{
     Content, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry, TreeItem, TreeReader,
 };
@@ -95,10 +95,10 @@ impl Capture for ScriptedCapture {
         })
     }
 
-    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<Facts> {
+    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
         self.ended = true;
         self.call(cx, Stage::Finish, None).await?;
-        Ok(facts_of(self.pinned()?, Standing::Pinned))
+        Ok(facts_of(self.pinned()?, Standing::Pinned).into())
     }
 
     async fn abort(mut self: Box<Self>, cx: &Context) -> Result<()> {
