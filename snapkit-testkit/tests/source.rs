@@ -366,7 +366,7 @@ async fn scripted_restores_elsewhere_are_kept_apart() {
     let pinned = capture.finish(&cx).await.unwrap();
     let report = restore.finish(&cx).await.unwrap();
     assert_eq!(source.contents(&target).len(), 4);
-    assert_eq!(pinned.compare(&report.facts).differences, []);
+    assert_eq!(pinned.facts.compare(&report.facts).differences, []);
     assert_eq!(
         source.restore(&cx, &request).await.map(drop).unwrap_err().reason(),
         Reason::TargetNotEmpty
