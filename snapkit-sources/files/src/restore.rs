@@ -14,7 +14,9 @@ use tokio::sync::Semaphore;
 
 mod apply;
 mod ledger;
+mod left;
 mod merge;
+mod mover;
 mod place;
 mod put;
 mod shell;
@@ -31,9 +33,10 @@ use crate::plan::Plan;
 use crate::roots::Roots;
 use apply::Rights;
 use ledger::Ledger;
-use place::Layout;
+use mover::{Mover, Recovery};
+use place::{Layout, occupied};
 use put::{Put, Taken};
-use swap::{Mover, Recovery, Swapped};
+use swap::Swapped;
 use told::Told;
 use write::Writer;
 
@@ -65,10 +68,11 @@ impl TreeRestore {
         let (work_cx, asked, wanted) = (cx.clone(), request.clone(), roots.clone());
         let writer = cx.blocking(move || {
             examine(&work_cx, &base, &wanted, &asked)?;
-            let layout = Layout::new(&work_cx, base, &wanted, tag)?;
+            let layout = Layout::new(&work_cx, base, &wanted, tag, asked.partial)?;
             let ledger = if asked.read_back { Some(Ledger::new()?) } else { None };
             let rights = Rights::new(asked.trusted);
-            Ok(Writer { layout, told: Told::default(), rights, ledger })
+            let overwrite = asked.overwrite;
+            Ok(Writer { layout, told: Told::default(), rights, overwrite, ledger })
         });
         let writer = Arc::new(writer.await?);
         let capacity = u32::try_from(cx.parallelism().saturating_mul(2)).unwrap_or(16).clamp(4, 16);
@@ -115,7 +119,7 @@ impl TreeRestore {
         let (work_cx, writer) = (cx.clone(), Arc::clone(&self.writer));
         cx.blocking(move || {
             writer.layout.remove_stages(&work_cx)?;
-            writer.layout.restore_times();
+            writer.layout.restore_times(|_| true);
             Ok(())
         })
         .await
@@ -173,21 +177,21 @@ fn examine(
     if request.overwrite {
         return Ok(());
     }
-    let occupied = |path: PathBuf| {
-        Error::new(Reason::TargetNotEmpty, "there is something where the restore goes")
-            .with("path", path.display())
-    };
     if !original {
         return match place::holds_anything(cx, base)? {
             true => Err(occupied(base.to_owned())),
             false => Ok(()),
         };
     }
+    // What a part has to replace is known when its entries come.
+    if request.partial {
+        return Ok(());
+    }
     let dirs = Dirs::new(dirs::begin(base).map_err(|e| error::at("open", b"", e))?);
     for root in roots.outermost() {
-        if place::in_the_way(cx, &dirs, root.as_bytes())? {
+        if let Some(path) = place::in_the_way(cx, &dirs, root.as_bytes())? {
             use std::os::unix::ffi::OsStrExt as _;
-            return Err(occupied(base.join(std::ffi::OsStr::from_bytes(root.as_bytes()))));
+            return Err(occupied(base.join(std::ffi::OsStr::from_bytes(&path))));
         }
     }
     Ok(())

@@ -166,8 +166,9 @@ async fn a_part_replaces_only_itself() {
 
         let mut asked = c.request();
         asked.partial = true;
-        let e = c.source.restore(&cx, &asked).await.err().unwrap();
+        let e = restore(&cx, &c.source, &asked, part.tree()).await.unwrap_err();
         assert_eq!(e.reason(), Reason::TargetNotEmpty);
+        assert_eq!(rsync_differences(&c.path("third"), &c.root), "");
         asked.overwrite = true;
         if recovery {
             fs::create_dir(c.path("recovery")).unwrap();
@@ -246,6 +247,15 @@ async fn a_mounted_root_stays_and_is_filled() {
             assert_match(&c.stored.facts(), &report);
             assert_eq!(fs::read_to_string(c.root.join("conf/a")).unwrap(), "first a");
             c.undo(&report.undo);
+            // What was restored stays within, too: elsewhere is another file system.
+            let aside = find_in(&c.root, "-undone");
+            assert_eq!(fs::read_to_string(aside.join("conf/a")).unwrap(), "first a");
+            fs::remove_dir_all(aside).unwrap();
+            set_time(
+                &c.root,
+                fs::metadata(&second).unwrap().mtime(),
+                fs::metadata(&second).unwrap().mtime_nsec(),
+            );
             assert_eq!(rsync_differences(&second, &c.root), "");
             Ok(c)
         })
@@ -514,6 +524,9 @@ async fn a_whole_system_goes_below_a_directory() {
     assert_eq!(report.facts.0["tree.entries"].value, 4u64.into());
     assert_eq!(fs::read_to_string(target.join("z")).unwrap(), "z");
     assert!(sh(&report.undo.join("\n")).status.success());
+    fs::remove_dir_all(find_in(&target, "-undone")).unwrap();
+    let meta = fs::metadata(scratch.path().join("second")).unwrap();
+    set_time(&target, meta.mtime(), meta.mtime_nsec());
     assert_eq!(rsync_differences(&scratch.path().join("second"), &target), "");
     // Never in place of the running system.
     asked.target = Target::Original;

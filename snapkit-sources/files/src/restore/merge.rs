@@ -10,10 +10,11 @@ use snapkit_core::error::{Error, Result};
 use snapkit_core::tree::{EntryKind, EntryPath};
 
 use super::apply;
-use super::place::{Place, join, relative};
+use super::mover::{Dir, Mover, below};
+use super::place::{Place, join, occupied, relative};
 use super::put::Taken;
 use super::shell;
-use super::swap::{Dir, Mover, Swapped, attributes_back, below, is_dir, open_dir, settle};
+use super::swap::{Swapped, is_dir, open_dir, settle, time_of};
 use crate::attributes::{self, XattrReader};
 use crate::dirs;
 use crate::error;
@@ -23,10 +24,40 @@ use crate::names::Names;
 const TREE: &[u8] = b"tree";
 const SCRIPT: &[u8] = b"undo.sh";
 
+/// How the script begins, after it has said where it is. It may be cut off and run again: each step is
+/// done only while what it brings back is at hand, and nothing is deleted.
+const BEGIN: &str = r#"if [ -e "$kept/done" ]; then
+    echo 'it was brought back before; nothing is changed' >&2
+    exit 0
+fi
+mkdir -p -- "$kept/undone"
+there() { [ -e "$1" ] || [ -L "$1" ]; }
+# What is at $1 goes to undone/$2, once.
+away() {
+    if there "$1" && ! there "$kept/undone/$2"; then mv -f -- "$1" "$kept/undone/$2"; fi
+}
+# What is kept at $3 comes back to $1, once; what is there goes to undone/$2.
+back() {
+    if there "$3"; then
+        if there "$1"; then mv -f -- "$1" "$kept/undone/$2"; fi
+        mv -f -- "$3" "$1"
+    fi
+}
+# A directory was like this: owner $2, mode $3, time $4.
+was() {
+    chown "$2" -- "$1" && chmod "$3" -- "$1" && touch -d "$4" -- "$1" ||
+        echo "$1 may not be as it was in its owner, mode and time" >&2
+}
+"#;
+
+/// How it ends.
+const END: &str = ": > \"$kept/done\"";
+
 /// Merge everything that was put into its place.
 pub(super) fn into_place(mover: &mut Mover<'_>, taken: &Taken) -> Result<Swapped> {
     let mut swapped = Swapped::default();
     let layout = mover.layout();
+    let (mut made_roots, mut left_as_it_was) = (Vec::new(), 0);
     for (number, place) in layout.places.iter().enumerate() {
         if !taken.places.contains(&number) {
             continue;
@@ -40,13 +71,20 @@ pub(super) fn into_place(mover: &mut Mover<'_>, taken: &Taken) -> Result<Swapped
             xattrs: XattrReader::new(),
             kept,
             replaced: false,
+            root_made: false,
+            steps: 0,
+            left_as_it_was: 0,
             made: HashSet::new(),
             mover,
             place,
             taken,
         };
         let merged = merge.run();
-        merge.script.flush().map_err(|e| Error::io("cannot write the script that undoes", e))?;
+        merge.say(END)?;
+        left_as_it_was += merge.left_as_it_was;
+        if merge.root_made {
+            made_roots.extend(place.root.clone());
+        }
         if let Err(e) = merged {
             // What was replaced so far stays replaced, and can be brought back.
             let script = merge.mover.path(&merge.kept, SCRIPT);
@@ -72,17 +110,32 @@ pub(super) fn into_place(mover: &mut Mover<'_>, taken: &Taken) -> Result<Swapped
             remove.map_err(|e| Error::io("cannot remove an empty directory", e.into()))?;
         }
     }
-    settle(mover, taken);
+    // A root that was there stays as it is, unless it was asked for and may be replaced.
+    let overwrite = mover.writer.overwrite;
+    settle(mover, taken, |e| made_roots.contains(&e.path) || (overwrite && !e.ancestor));
+    let used = |stage| {
+        let of = |number: &usize| layout.places.get(*number).is_some_and(|p| p.stage == stage);
+        taken.places.iter().any(of)
+    };
+    layout.restore_times(|stage| !used(stage));
+    if left_as_it_was > 0 {
+        mover.writer.told.note(format!(
+            "directories that were there keep their attributes: {left_as_it_was}; with overwriting they \
+             get those of the snapshot"
+        ));
+    }
     Ok(swapped)
 }
 
-fn script(mover: &Mover<'_>, kept: &Dir) -> Result<std::io::BufWriter<std::fs::File>> {
+fn script(mover: &Mover<'_>, kept: &Dir) -> Result<std::fs::File> {
     let cannot = |e: Errno| Error::io("cannot make the script that undoes", e.into());
     let dir = mover.open(kept).map_err(cannot)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&*dir, SCRIPT, flags, Mode::RUSR | Mode::WUSR).map_err(cannot)?;
-    let mut script = std::io::BufWriter::new(std::fs::File::from(file));
-    writeln!(script, "# Brings back what a partial restore replaced.\nset -e")
+    let mut script = std::fs::File::from(file);
+    let place = shell::path(&mover.path(kept, b""));
+    let first = "# Brings back what a partial restore replaced. It can be run again, also when it was cut off.";
+    write!(script, "{first}\nset -eu\nkept={place}\n{BEGIN}")
         .map_err(|e| Error::io("cannot write the script that undoes", e))?;
     Ok(script)
 }
@@ -92,9 +145,15 @@ struct Merge<'m, 'a> {
     place: &'m Place,
     taken: &'m Taken,
     kept: Dir,
-    script: std::io::BufWriter<std::fs::File>,
+    script: std::fs::File,
     xattrs: XattrReader,
     replaced: bool,
+    /// Whether the root was put as a whole.
+    root_made: bool,
+    /// How many steps the script has.
+    steps: u64,
+    /// Directories that were asked for and left as they were.
+    left_as_it_was: u64,
     /// Directories made for old state.
     made: HashSet<Vec<u8>>,
 }
@@ -106,7 +165,10 @@ impl Merge<'_, '_> {
         let before = if self.place.within {
             self.mover.layout().stages[self.place.stage].before
         } else {
-            let Some(before) = self.one(&root)? else { return Ok(()) };
+            let Some(before) = self.one(&root)? else {
+                self.root_made = true;
+                return Ok(());
+            };
             before
         };
         let mut stack = vec![(root.clone(), before, self.names(&root)?, 0)];
@@ -161,14 +223,20 @@ impl Merge<'_, '_> {
             Err(e) => return Err(cannot(e)),
         };
         let shown = shell::path(&self.mover.layout().path(path));
+        let step = self.steps;
+        self.steps += 1;
         if let Some(old) = old {
             if is_dir(&old) && is_dir(&new) {
                 return Ok(Some(old));
             }
+            if !self.mover.writer.overwrite {
+                // It was not there when its entry came.
+                return Err(occupied(self.mover.layout().path(path)));
+            }
             self.replaced = true;
             let kept = self.make_room(parent)?;
             let there = shell::path(&self.mover.path(&kept, &name));
-            self.say(&format!("rm -rf -- {shown}\nmv -- {there} {shown}"))?;
+            self.say(&format!("back {shown} {step} {there}"))?;
             let kept_dir = self.mover.open(&kept).map_err(cannot)?;
             // With a second name for the old file the new one replaces it in one step, and there is
             // no moment without either.
@@ -182,7 +250,7 @@ impl Merge<'_, '_> {
             }
             self.mover.rename((&live, &name), (&kept, &name)).map_err(cannot)?;
         } else {
-            self.say(&format!("rm -rf -- {shown}"))?;
+            self.say(&format!("away {shown} {step}"))?;
         }
         self.mover.rename((&stage, &name), (&live, &name)).map_err(cannot)?;
         Ok(None)
@@ -212,7 +280,9 @@ impl Merge<'_, '_> {
     /// gets them when nothing more is done in it.
     fn close(&mut self, path: &[u8], before: &Stat) -> Result<()> {
         let shown = shell::path(&self.mover.layout().path(path));
-        self.say(&attributes_back(&shown, before).join("\n"))?;
+        let time = time_of(before);
+        let (uid, gid, mode) = (before.st_uid, before.st_gid, before.st_mode & 0o7777);
+        self.say(&format!("was {shown} {uid}:{gid} {mode:04o} {time}"))?;
         let Ok(entry_path) = EntryPath::new(path) else { return Ok(()) };
         if self.place.is_root(&entry_path) {
             return Ok(());
@@ -220,7 +290,9 @@ impl Merge<'_, '_> {
         let live = open_dir(self.mover, &Dir::Base(path.to_vec()))?;
         let (rights, told) = (self.mover.writer.rights, &self.mover.writer.told);
         let mut entry;
-        if self.taken.leading.contains(&entry_path) {
+        let leading = self.taken.leading.contains(&entry_path);
+        if leading || !self.mover.writer.overwrite {
+            self.left_as_it_was += u64::from(!leading);
             // Only what is in it changed: not even its time tells.
             entry = attributes::entry(entry_path, EntryKind::Directory, before);
             entry.ancestor = true;

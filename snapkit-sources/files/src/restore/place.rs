@@ -29,6 +29,9 @@ pub(super) struct Layout {
     pub(super) stages: Vec<Stage>,
     /// Sorted by root; none lies in another.
     pub(super) places: Vec<Place>,
+    /// Roots that nothing can be restored to, and why, where only a part is restored: it may have
+    /// nothing to do with them.
+    refused: Vec<(EntryPath, Reason, String)>,
     /// What makes the names of this restore unique.
     pub(super) tag: String,
 }
@@ -78,13 +81,17 @@ impl Layout {
         base_path: PathBuf,
         roots: &Roots,
         tag: String,
+        partial: bool,
     ) -> Result<Self> {
-        let base = dirs::begin(&base_path).map_err(|e| {
-            Error::io("cannot open the target", e.into()).with("path", base_path.display())
-        })?;
-        let mut layout =
-            Self { base: Dirs::new(base), base_path, stages: Vec::new(), places: Vec::new(), tag };
-        let made = layout.lay_out(roots);
+        let mut layout = Self {
+            base: Dirs::new(open_target(&base_path)?),
+            base_path,
+            stages: Vec::new(),
+            places: Vec::new(),
+            refused: Vec::new(),
+            tag,
+        };
+        let made = layout.lay_out(roots, partial);
         if let Err(e) = made {
             // The first error is the one to tell.
             layout.remove_stages(cx).unwrap_or_default();
@@ -93,7 +100,7 @@ impl Layout {
         Ok(layout)
     }
 
-    fn lay_out(&mut self, roots: &Roots) -> Result<()> {
+    fn lay_out(&mut self, roots: &Roots, partial: bool) -> Result<()> {
         let mut known = HashMap::new();
         if roots.everything() {
             let stage = self.stage(&mut known, Vec::new())?;
@@ -101,14 +108,35 @@ impl Layout {
             return Ok(());
         }
         for root in roots.outermost() {
-            let (at, within) = self.nearest(&root)?;
-            let stage = self.stage(&mut known, at)?;
-            if !within {
-                self.make_holders(stage, &root)?;
+            match self.lay(&mut known, &root) {
+                Ok((stage, within)) => {
+                    self.places.push(Place { root: Some(root), stage, within });
+                }
+                Err(e) if partial => self.refused.push((root, e.reason(), e.chain())),
+                Err(e) => return Err(e),
             }
-            self.places.push(Place { root: Some(root), stage, within });
         }
         Ok(())
+    }
+
+    fn lay(
+        &mut self,
+        known: &mut HashMap<Vec<u8>, usize>,
+        root: &EntryPath,
+    ) -> Result<(usize, bool)> {
+        let (at, within) = self.nearest(root)?;
+        let stage = self.stage(known, at)?;
+        if !within {
+            self.make_holders(stage, root)?;
+        }
+        Ok((stage, within))
+    }
+
+    /// Why nothing can be restored to a path, if that is so.
+    pub(super) fn refused(&self, path: &EntryPath) -> Option<Error> {
+        let concerns = |root: &EntryPath| path.starts_with(root) || root.starts_with(path);
+        let (_, reason, why) = self.refused.iter().find(|(root, ..)| concerns(root))?;
+        Some(Error::new(*reason, why.clone()))
     }
 
     /// The directory that a root's stage goes into, and whether that is the root itself.
@@ -230,9 +258,9 @@ impl Layout {
         result
     }
 
-    /// Give the directories that held the stages the times that they had.
-    pub(super) fn restore_times(&self) {
-        for stage in &self.stages {
+    /// Give the directories that held stages the times that they had.
+    pub(super) fn restore_times(&self, of: impl Fn(usize) -> bool) {
+        for (_, stage) in self.stages.iter().enumerate().filter(|(i, _)| of(*i)) {
             let times = apply::times(attributes::mtime(&stage.before));
             if let Ok(holder) = self.base.open(&stage.at)
                 && let Ok(holder) = dirs::list(&*holder, b".")
@@ -296,32 +324,52 @@ fn is_mounted(parent: &Arc<OwnedFd>, name: &[u8]) -> bool {
         != device(rustix::fs::statat(&**parent, name, AtFlags::SYMLINK_NOFOLLOW))
 }
 
-/// What stands in the way at a path below a directory, if anything does: anything but an empty
-/// directory.
-pub(super) fn in_the_way(cx: &Context, dirs: &Dirs, path: &[u8]) -> Result<bool> {
-    let (parent, name) = dirs::split(path);
-    let parent = match dirs.open(parent) {
-        Ok(parent) => parent,
-        Err(Errno::NOENT) => return Ok(false),
-        // Found out, and said, when the place is looked for.
-        Err(Errno::NOTDIR) => return Ok(false),
-        Err(e) => return Err(error::at("examine", path, e)),
-    };
-    match rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if attributes::file_type(&stat) == FileType::Directory => {
-            let dir = dirs::list(&*parent, name).map_err(|e| error::at("open", path, e))?;
-            Ok(!Names::read(cx, &dir, path)?.is_empty())
+/// What a restore that may not replace anything says of what it finds.
+pub(super) fn occupied(path: PathBuf) -> Error {
+    Error::new(Reason::TargetNotEmpty, "there is something where the restore goes")
+        .with("path", escape(path.as_os_str().as_bytes()))
+}
+
+/// What stands in the way at a path below a directory, if anything does: the first thing there that is
+/// no directory. Directories in which nothing is but directories are in nobody's way.
+pub(super) fn in_the_way(cx: &Context, dirs: &Dirs, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut todo = vec![path.to_vec()];
+    while let Some(path) = todo.pop() {
+        let (parent, name) = dirs::split(&path);
+        let found = dirs.open(parent).and_then(|parent| {
+            let stat = rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((parent, stat))
+        });
+        match found {
+            Ok((parent, stat)) if attributes::file_type(&stat) == FileType::Directory => {
+                let dir = dirs::list(&*parent, name).map_err(|e| error::at("open", &path, e))?;
+                let names = Names::read(cx, &dir, &path)?;
+                todo.extend(names.iter().map(|name| join(&path, name)));
+            }
+            Ok(_) => return Ok(Some(path)),
+            // Where a file stands instead of a directory is found out, and said, when the place is
+            // looked for.
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(e) => return Err(error::at("examine", &path, e)),
         }
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(error::at("examine", path, e)),
     }
+    Ok(None)
+}
+
+/// Open the directory of a target.
+pub(super) fn open_target(path: &Path) -> Result<OwnedFd> {
+    dirs::begin(path).map_err(|e| {
+        let e = match e {
+            Errno::NOTDIR => Error::invalid("the target is a file, and has to be a directory"),
+            e => Error::io("cannot open the target", e.into()),
+        };
+        e.with("path", path.display())
+    })
 }
 
 /// Whether a directory holds anything.
 pub(super) fn holds_anything(cx: &Context, path: &Path) -> Result<bool> {
-    let dir = dirs::begin(path)
-        .map_err(|e| Error::io("cannot open the target", e.into()).with("path", path.display()))?;
+    let dir = open_target(path)?;
     Ok(!Names::read(cx, &dir, path.as_os_str().as_bytes())?.is_empty())
 }
 

@@ -70,6 +70,8 @@ struct Open {
 #[derive(Default)]
 struct Todo {
     dirs: Vec<EntryPath>,
+    /// What must not be there yet, and whether it is a directory, which may.
+    claims: Vec<(EntryPath, bool)>,
     ready: Vec<Ready>,
     small: Vec<(TreeEntry, Option<Slot>)>,
     large: Vec<(TreeEntry, Option<Slot>)>,
@@ -128,12 +130,20 @@ impl<'a> Put<'a> {
         self.cx.progress().add(Counter::Entries, 1);
         let Some(place) = self.writer.layout.find(&entry.path) else {
             let directory = matches!(entry.kind, EntryKind::Directory);
+            if !self.writer.layout.leads(&entry.path)
+                && let Some(e) = self.writer.layout.refused(&entry.path)
+            {
+                return Err(e);
+            }
             if !directory || !self.writer.layout.leads(&entry.path) {
                 return Err(corrupt("an entry lies outside of the roots", &entry.path));
             }
             self.taken.ancestors.push(entry);
             return Ok(());
         };
+        if self.partial && !self.writer.overwrite {
+            todo.claims.push((entry.path.clone(), entry.kind == EntryKind::Directory));
+        }
         self.taken.places.insert(place);
         self.leave(Some(&entry.path));
         self.make_parents(place, &entry.path, todo);
@@ -231,12 +241,13 @@ impl<'a> Put<'a> {
     }
 
     async fn carry_out(&mut self, tree: &dyn TreeReader, todo: Todo) -> Result<()> {
-        let Todo { dirs, ready, small, large, links, ledger } = todo;
+        let Todo { dirs, claims, ready, small, large, links, ledger } = todo;
         let start = self.taken.ledger;
         self.taken.ledger += ledger.len() as u64;
-        if !dirs.is_empty() || !ledger.is_empty() {
+        if !dirs.is_empty() || !claims.is_empty() || !ledger.is_empty() {
             let writer = Arc::clone(self.writer);
             let make = move || {
+                writer.refuse_occupied(&claims)?;
                 if let Some(kept) = &writer.ledger {
                     kept.append(start, &ledger)?;
                 }

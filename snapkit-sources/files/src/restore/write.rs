@@ -12,7 +12,7 @@ use snapkit_core::tree::{EntryKind, EntryPath, Extent, TreeEntry};
 
 use super::apply::{self, Rights};
 use super::ledger::{Ledger, Slot};
-use super::place::Layout;
+use super::place::{Layout, occupied};
 use super::told::{Right, Told};
 use crate::attributes;
 use crate::check::{corrupt, length};
@@ -26,6 +26,8 @@ pub(super) struct Writer {
     pub(super) layout: Layout,
     pub(super) told: Told,
     pub(super) rights: Rights,
+    /// Whether what is there may be replaced.
+    pub(super) overwrite: bool,
     /// Where the digests of what is put are kept, if it is to be read back.
     pub(super) ledger: Option<Ledger>,
 }
@@ -112,6 +114,27 @@ impl Writer {
             }
             Err(Fault::Fatal(e)) => Err(e),
         }
+    }
+
+    /// Refuse what would have to replace something. Each path comes with whether a directory goes
+    /// there, which may be there already.
+    pub(super) fn refuse_occupied(&self, wanted: &[(EntryPath, bool)]) -> Result<()> {
+        for (path, directory) in wanted {
+            let (parent, name) = dirs::split(path.as_bytes());
+            let found =
+                self.layout.base.open(parent).and_then(|parent| {
+                    rustix::fs::statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW)
+                });
+            match found {
+                Err(Errno::NOENT) => {}
+                Ok(stat) if *directory && attributes::file_type(&stat) == FileType::Directory => {}
+                Ok(_) | Err(Errno::NOTDIR) => {
+                    return Err(occupied(self.layout.path(path.as_bytes())));
+                }
+                Err(e) => return Err(cannot("examine what is at", path, e)),
+            }
+        }
+        Ok(())
     }
 
     /// Make directories, in their order, for their owner only until they are closed.

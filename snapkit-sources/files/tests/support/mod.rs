@@ -418,3 +418,9 @@ pub(crate) fn odd_tree(root: &Path) {
 pub(crate) fn below(target: &Path, path: &Path) -> PathBuf {
     target.join(path.strip_prefix("/").unwrap())
 }
+
+/// The path in a directory whose name ends so.
+pub(crate) fn find_in(dir: &Path, end: &str) -> PathBuf {
+    let mut names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    names.find(|p| p.as_os_str().as_bytes().ends_with(end.as_bytes())).unwrap()
+}
