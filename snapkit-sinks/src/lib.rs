@@ -12,5 +12,5 @@ mod walk;
 
 pub use disk::{Disk, DiskEntries, DiskEntry, DiskKind, DiskStat};
 pub use local::LocalSink;
-pub use location::{create, open};
+pub use location::{create, directory, open};
 pub use real::RealDisk;

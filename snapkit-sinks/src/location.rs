@@ -10,7 +10,7 @@ use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::sink::Sink;
 
-use crate::local::LocalSink;
+use crate::local::{LocalSink, absolute};
 
 /// Open the sink that a path or URL names: a path or `file:///PATH`, which must be a directory, or
 /// `memory://`, which is a new one each time.
@@ -30,6 +30,15 @@ pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
     match Location::parse(url)? {
         Location::Path(path) => Ok(Arc::new(LocalSink::create(cx, path).await?)),
         Location::Memory => Ok(Arc::new(MemorySink::new())),
+    }
+}
+
+/// The directory that a path or URL names, absolute, if it names one: what a local repository there says
+/// of its place. Nothing is looked at.
+pub fn directory(url: &str) -> Result<Option<PathBuf>> {
+    match Location::parse(url)? {
+        Location::Path(path) => absolute(&path).map(Some),
+        Location::Memory => Ok(None),
     }
 }
 
@@ -185,6 +194,15 @@ mod tests {
             assert_eq!(refused(bad).reason(), Reason::InvalidArgument, "{bad:?}");
         }
         assert!(refused("file:///a?b").message().contains("%3F"));
+    }
+
+    #[test]
+    fn directories_are_told() {
+        assert_eq!(directory("file:///srv/a%20b").unwrap(), Some("/srv/a b".into()));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(directory("x").unwrap(), Some(here.join("x")));
+        assert_eq!(directory("memory://").unwrap(), None);
+        assert!(directory("s3://x/y").is_err());
     }
 
     #[test]
