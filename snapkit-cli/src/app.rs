@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use snapkit_core::config::RepositoryConfig;
 use snapkit_core::context::Context;
-use snapkit_core::engine::{Ledger, OpenOptions, Repository, Scope};
+use snapkit_core::engine::{Ledger, MIN_MEMORY, OpenOptions, Repository, Scope};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::Snapshot;
 use snapkit_core::registry::Registry;
@@ -14,8 +15,10 @@ use crate::env::{self, Env};
 use crate::format::parse_size;
 use crate::key::KeySources;
 use crate::location::Places;
-use crate::output::Output;
+use crate::output::{HINT, Output};
+use crate::place::Place;
 use crate::progress::Meter;
+use crate::scope;
 use crate::stack::{FULL, StackFile};
 
 /// One run of the program.
@@ -96,10 +99,15 @@ impl App {
         options.accept_new_repository = self.common.accept_new_repository;
         if let Some(text) = &self.common.memory {
             options.memory = parse_size(text)?;
+            if options.memory < MIN_MEMORY {
+                return Err(Error::invalid(format!(
+                    "--memory must be at least {}MiB, not {text}",
+                    MIN_MEMORY >> 20
+                )));
+            }
         }
         let url = self.repository_url()?;
-        let sink: Arc<dyn Sink> = snapkit_sinks::open(cx, &url).await?;
-        let config = Repository::peek(cx, &sink).await?;
+        let (sink, config) = self.find_repository(&url).await?;
         let keys = self.keys()?.collect(cx, config.repository).await?;
         let opened = Repository::open(cx, sink, &keys.unlocks, options).await;
         let repository = opened.map_err(|e| match e.reason() {
@@ -112,11 +120,24 @@ impl App {
         Ok(repository)
     }
 
+    /// Where the repository is, and what it is.
+    async fn find_repository(&self, url: &str) -> Result<(Arc<dyn Sink>, RepositoryConfig)> {
+        let found = match snapkit_sinks::open(&self.cx, url).await {
+            Ok(sink) => Repository::peek(&self.cx, &sink).await.map(|config| (sink, config)),
+            Err(e) => Err(e),
+        };
+        let state = self.places.state().ok();
+        match (found, Place::of(url, state.as_deref())) {
+            (Err(e), Ok(Some(place))) if e.reason() == Reason::NoRepository => {
+                Err(place.explain(e))
+            }
+            (found, _) => found,
+        }
+    }
+
     /// The ledger, with a warning for each line that is damaged or gone.
     pub(crate) async fn ledger(&self, repository: &Repository) -> Result<Ledger> {
-        let mut ledger = repository.ledger(&self.cx).await?;
-        // Within one second the order of ids says nothing.
-        ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
+        let ledger = self.ledger_unsaid(repository).await?;
         for (id, error) in &ledger.damaged {
             self.output.warn(format!("the snapshot {id} is damaged: {}", error.chain()));
         }
@@ -126,6 +147,25 @@ impl App {
                  was put back, or somebody removed it"
             ));
         }
+        for id in &ledger.missing {
+            self.output.warn(format!(
+                "the snapshot {id} is gone without a trace, and another one came after it: an old copy of \
+                 the repository was put back, or somebody removed it"
+            ));
+        }
+        for id in &ledger.returned {
+            self.output.warn(format!(
+                "the snapshot {id} stands where there was none any more: an old version was put back"
+            ));
+        }
+        Ok(ledger)
+    }
+
+    /// The ledger, for a command that says itself what is wrong with it.
+    pub(crate) async fn ledger_unsaid(&self, repository: &Repository) -> Result<Ledger> {
+        let mut ledger = repository.ledger(&self.cx).await?;
+        // Within one second the order of ids says nothing.
+        ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         Ok(ledger)
     }
 
@@ -152,12 +192,24 @@ impl App {
         word: &str,
         scope: &Scope,
     ) -> Result<&'l Snapshot> {
-        ledger.resolve(word, scope).map_err(|e| {
-            // Where the word depends on it, say what was looked among.
-            let scoped = e.reason() == Reason::NoSnapshot
-                && (word.starts_with("latest") || word.starts_with('@'));
-            if scoped { e.with("among", describe(scope)) } else { e }
-        })
+        // Only these depend on the scope.
+        if word != "latest" && !word.starts_with("latest~") && !word.starts_with('@') {
+            return ledger.resolve(word, scope);
+        }
+        let found = ledger.resolve(word, scope).map_err(|e| match e.reason() {
+            Reason::NoSnapshot => {
+                e.with("among", scope::describe(scope)).with(HINT, scope::elsewhere(ledger))
+            }
+            _ => e,
+        })?;
+        match scope::rivals(ledger, scope) {
+            // A guess may restore the wrong one.
+            Some(rivals) => Err(Error::invalid(format!(
+                "{word} is not unique: there are snapshots of {rivals}"
+            ))
+            .with(HINT, "say which with --stack-name, or give an id; `snapkit list` shows them")),
+            None => Ok(found),
+        }
     }
 
     /// Do something, and show its progress meanwhile.
@@ -175,12 +227,4 @@ impl App {
         }
         result
     }
-}
-
-fn describe(scope: &Scope) -> String {
-    let part = |what: &str, value: &Option<String>| match value {
-        Some(value) => format!("{what} {value}"),
-        None => format!("any {what}"),
-    };
-    [part("stack", &scope.stack), part("host", &scope.host), part("set", &scope.set)].join(", ")
 }

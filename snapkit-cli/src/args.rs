@@ -9,8 +9,9 @@ use crate::commands::{create, dump, init, list, ls, restore, show, verify};
 /// One consistent, deduplicated, encrypted, verifiable snapshot of a whole stack, and its restore with
 /// proof.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 committed but partial, 4 damage or a difference found, 10 no
-/// repository, 11 conflict, 12 wrong key, 75 try later, 130 cancelled.
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 committed but partial, 4 damage or a difference found, or another
+/// repository than the known one, 10 no repository, 11 something is in the way, 12 wrong key, 75 try later, 130
+/// cancelled.
 ///
 /// Keys never stand on the command line. Tried are: the key files of --key-file, SNAPKIT_KEY_FILE, the
 /// stack file and the usual place ($XDG_CONFIG_HOME/snapkit/REPOSITORY-ID.key), and the passphrases of
@@ -61,10 +62,11 @@ pub(crate) struct Common {
     /// SNAPKIT_STATE_DIR] [default: $XDG_STATE_HOME/snapkit]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The memory that may be used [default: 256MiB]
+    /// The memory that may be used, at least 128MiB [default: 256MiB]
     #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Take another repository at the same place for a new one instead of an attack
+    /// Take another repository at the same place for a new one instead of an attack; `init` makes one where the
+    /// one that was known is gone
     #[arg(long, global = true)]
     pub(crate) accept_new_repository: bool,
 }
@@ -92,7 +94,7 @@ impl Command {
 /// Which snapshots `latest` and times speak of.
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArgs {
-    /// `latest` and times speak of this stack [default: the stack file's, else any]
+    /// `latest` and times speak of this stack [default: the stack file's, else the only one there is]
     #[arg(long, value_name = "NAME")]
     pub(crate) stack_name: Option<String>,
     /// `latest` and times speak of this host [default: this one]

@@ -17,7 +17,7 @@ use crate::exit::Exit;
 
 /// Run a command to its end.
 pub(crate) async fn run(app: App, command: Command) -> Result<Exit> {
-    match command {
+    let ended = match command {
         Command::Init(args) => init::run(&app, args).await,
         Command::Create(args) => create::run(&app, args).await,
         Command::List(args) => list::run(&app, args).await,
@@ -26,5 +26,6 @@ pub(crate) async fn run(app: App, command: Command) -> Result<Exit> {
         Command::Restore(args) => restore::run(&app, args).await,
         Command::Dump(args) => dump::run(&app, args).await,
         Command::Verify(args) => verify::run(&app, args).await,
-    }
+    };
+    ended.map_err(|e| app.places.explain(e))
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use snapkit_core::error::{Error, ErrorKind};
+use snapkit_core::error::{Error, ErrorKind, Reason};
 use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::manifest::CaptureVerdict;
 
@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     Partial,
     /// Damage or a difference was found.
     Damage,
+    /// A part was done, and why not all was said.
+    Unfinished(Reason),
 }
 
 impl Exit {
@@ -24,6 +26,7 @@ impl Exit {
             Self::Done => 0,
             Self::Partial => 3,
             Self::Damage => 4,
+            Self::Unfinished(reason) => reason.row().exit,
         }
     }
 }

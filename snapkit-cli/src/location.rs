@@ -1,10 +1,11 @@
 //! Where things are: the repository, and the directories of this program.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use snapkit_core::error::{Error, IoContext as _, Result};
+use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 
 use crate::env::{self, Env};
+use crate::output::HINT;
 
 /// Below the directories that programs share.
 const PROGRAM: &str = "snapkit";
@@ -62,6 +63,23 @@ impl Places {
         self.config.as_deref()
     }
 
+    /// An error with a hint, if it comes from a home directory that this user cannot write to.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let said = error.chain();
+        let is_below = |dir: &Option<PathBuf>| {
+            dir.as_ref().is_some_and(|dir| said.contains(&dir.display().to_string()))
+        };
+        let is_refusal = matches!(error.reason(), Reason::PermissionDenied | Reason::NotFound);
+        if !is_refusal || ![&self.cache, &self.state, &self.config].into_iter().any(is_below) {
+            return error;
+        }
+        error.with(
+            HINT,
+            "set HOME to a directory that you may write to, or name directories with --state-dir and \
+             --cache-dir, and a key file with --key-file",
+        )
+    }
+
     /// The repository as a URL, or as an absolute path.
     pub(crate) fn repository(&self, given: &str) -> String {
         let is_url = given.split_once(':').is_some_and(|(scheme, rest)| {
@@ -79,6 +97,40 @@ impl Places {
             Ok(path) => path,
             // A working directory that is not UTF-8: relative to it is as good.
             Err(_) => given.to_owned(),
+        }
+    }
+}
+
+/// A path as the sources of files take it: absolute, without `.` and `..`, links left alone.
+pub(crate) fn lexical(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// A path without symbolic links, as far as it exists.
+pub(crate) fn resolve(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    let mut exists = path;
+    loop {
+        if let Ok(real) = std::fs::canonicalize(exists) {
+            return missing.into_iter().rev().fold(real, |path, name| path.join(name));
+        }
+        match (exists.parent(), exists.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name);
+                exists = parent;
+            }
+            _ => return path.to_owned(),
         }
     }
 }
@@ -138,6 +190,16 @@ mod tests {
         ] {
             assert_eq!(places.repository(given), expected);
         }
+    }
+
+    #[test]
+    fn paths_are_made_plain() {
+        assert_eq!(lexical(Path::new("/a/./b/../c/")), Path::new("/a/c"));
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        assert_eq!(resolve(&real.join("link/x/y")), real.join("x/y"));
+        assert_eq!(resolve(Path::new("/nowhere/x")), Path::new("/nowhere/x"));
     }
 
     #[test]

@@ -9,14 +9,19 @@ mod format;
 mod key;
 mod location;
 mod output;
+mod own;
 mod paths;
+mod place;
+mod preflight;
 mod process;
 mod progress;
 mod prompt;
+mod scope;
 mod snapshot;
 mod spec;
 mod stack;
 mod values;
+mod wanted;
 
 use std::process::ExitCode;
 

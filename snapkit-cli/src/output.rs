@@ -18,6 +18,9 @@ use snapkit_core::error::{Error, IoContext as _, Result};
 
 use crate::exit;
 
+/// Put into an error's context, this is its hint instead of the usual one of its reason; empty is none.
+pub(crate) const HINT: &str = "hint";
+
 /// How a run speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Manner {
@@ -36,6 +39,8 @@ pub(crate) struct Output {
     closed: AtomicBool,
     /// A list has begun and not ended.
     in_list: AtomicBool,
+    /// Content that is no document was written.
+    has_content: AtomicBool,
     failure: Mutex<Option<io::Error>>,
     warned: Mutex<BTreeSet<String>>,
     bar: Mutex<Option<ProgressBar>>,
@@ -48,6 +53,7 @@ impl Output {
             stdout: Mutex::new(BufWriter::new(io::stdout())),
             closed: AtomicBool::new(false),
             in_list: AtomicBool::new(false),
+            has_content: AtomicBool::new(false),
             failure: Mutex::default(),
             warned: Mutex::default(),
             bar: Mutex::default(),
@@ -109,6 +115,7 @@ impl Output {
 
     /// Bytes of the result, as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) {
+        self.has_content.store(true, Ordering::Relaxed);
         self.to_stdout(bytes);
     }
 
@@ -146,7 +153,7 @@ impl Output {
             return;
         }
         self.flush();
-        let mut said = error.to_string();
+        let mut said = sentence(error);
         self.to_stderr(&format!("error: {said}"));
         for cause in causes(error) {
             if cause != said {
@@ -154,8 +161,19 @@ impl Output {
                 said = cause;
             }
         }
-        if !error.hint().is_empty() {
-            self.to_stderr(&format!("hint: {}", error.hint()));
+        let hint = hint(error);
+        if !hint.is_empty() {
+            self.to_stderr(&format!("hint: {hint}"));
+        }
+    }
+
+    /// Why a command did not do all, beside what it did.
+    pub(crate) fn failure_after(&self, error: &Error) {
+        if self.manner.json {
+            self.flush();
+            self.to_stderr(&failure_document(error).to_string());
+        } else {
+            self.failure(error);
         }
     }
 
@@ -164,6 +182,8 @@ impl Output {
         if self.in_list.load(Ordering::Relaxed) {
             // Standard output holds a part of a list, which stays readable.
             self.end_list();
+            self.to_stderr(&document.to_string());
+        } else if self.has_content.load(Ordering::Relaxed) {
             self.to_stderr(&document.to_string());
         } else {
             // Nothing is left to be done if even this cannot be encoded.
@@ -183,7 +203,10 @@ impl Output {
         self.show_bar(None);
         self.flush();
         match lock(&self.failure).take() {
-            Some(error) => Err(error).doing(|| "cannot write to standard output".to_owned()),
+            // What to do about it is for whoever sent the output there to know.
+            Some(error) => Err(error)
+                .doing(|| "cannot write to standard output".to_owned())
+                .map_err(|e| e.with(HINT, "")),
             None => Ok(()),
         }
     }
@@ -274,7 +297,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// A failure, for `--json`.
 fn failure_document(error: &Error) -> serde_json::Value {
     let context: serde_json::Map<_, _> =
-        error.context().iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        context(error).map(|(key, value)| (key.to_owned(), json!(value))).collect();
     json!({
         "error": {
             "reason": error.reason().code(),
@@ -282,9 +305,30 @@ fn failure_document(error: &Error) -> serde_json::Value {
             "message": error.message(),
             "context": context,
             "causes": causes(error).collect::<Vec<_>>(),
-            "hint": error.hint(),
+            "hint": hint(error),
         }
     })
+}
+
+/// What an error says about itself, without its hint.
+fn sentence(error: &Error) -> String {
+    let context: Vec<_> = context(error).map(|(key, value)| format!("{key}={value}")).collect();
+    if context.is_empty() {
+        error.message().to_owned()
+    } else {
+        format!("{} ({})", error.message(), context.join(", "))
+    }
+}
+
+fn context(error: &Error) -> impl Iterator<Item = (&str, &str)> {
+    let all = error.context().iter().map(|(key, value)| (*key, value.as_str()));
+    all.filter(|(key, _)| *key != HINT)
+}
+
+/// What to do about an error: what was said last counts.
+fn hint(error: &Error) -> &str {
+    let own = error.context().iter().rev().find(|(key, _)| *key == HINT);
+    own.map_or(error.hint(), |(_, hint)| hint)
 }
 
 fn causes(error: &Error) -> impl Iterator<Item = String> {
@@ -340,5 +384,13 @@ mod tests {
             "hint": "check that the key or passphrase belongs to this repository",
         }});
         assert_eq!(failure_document(&error), expected);
+    }
+
+    #[test]
+    fn a_hint_of_its_own_replaces_the_usual_one() {
+        let error = Error::new(Reason::NoSpace, "full").with("path", "/x").with(HINT, "sweep");
+        assert_eq!((sentence(&error).as_str(), hint(&error)), ("full (path=/x)", "sweep"));
+        assert!(hint(&Error::new(Reason::NoSpace, "full")).starts_with("free some space"));
+        assert_eq!(hint(&Error::new(Reason::NoSpace, "full").with(HINT, "")), "");
     }
 }

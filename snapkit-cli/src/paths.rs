@@ -1,7 +1,8 @@
 //! A stack made of the paths on the command line: databases as databases, everything else as files.
 
 use std::collections::BTreeSet;
-use std::os::unix::ffi::OsStrExt as _;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -9,10 +10,12 @@ use snapkit_core::artifact::SourceName;
 use snapkit_core::engine::Stack;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::registry::Registry;
-use snapkit_core::tree::escape;
+use snapkit_core::tree::{escape, unescape};
 
-/// The name of a stack of paths.
-pub(crate) const STACK_NAME: &str = "paths";
+use crate::location::{lexical, resolve};
+
+/// How much of the name of a stack of paths is made of their names.
+const NAME_LEN: usize = 40;
 
 /// The source of everything that is no database.
 const FILES: &str = "files";
@@ -21,14 +24,16 @@ const FILES: &str = "files";
 /// database's file would drop the locks that this process holds on it.
 const DATABASES: [&str; 4] = ["db", "sqlite", "sqlite3", "db3"];
 
-/// The stack of some paths.
+/// The stack of some paths. `amend` may change the settings of a source of a kind.
 pub(crate) fn stack(
     registry: &Registry,
     paths: &[PathBuf],
     exclude: &[String],
     name: Option<&str>,
     host: String,
+    mut amend: impl FnMut(&str, &mut Value) -> Result<()>,
 ) -> Result<Stack> {
+    let name = name.map_or_else(|| stack_name(paths), str::to_owned);
     let mut files = Vec::new();
     let mut databases = Vec::new();
     for path in paths {
@@ -42,7 +47,8 @@ pub(crate) fn stack(
     let mut sources = Vec::new();
     if !files.is_empty() {
         let paths: Vec<Value> = files.into_iter().map(|path| document(path)).collect();
-        let settings = json!({ "paths": paths, "exclude": exclude });
+        let mut settings = json!({ "paths": paths, "exclude": exclude });
+        amend("files", &mut settings)?;
         sources.push(registry.build("files", SourceName::new(FILES)?, settings)?);
     } else if !exclude.is_empty() {
         return Err(Error::invalid(
@@ -58,7 +64,47 @@ pub(crate) fn stack(
             json!({ "path": document(path) }),
         )?);
     }
-    Ok(Stack::new(name.unwrap_or(STACK_NAME), host, sources))
+    Ok(Stack::new(name, host, sources))
+}
+
+/// The name of a stack of paths: the same for the same paths, and another for others, so that `latest` of one is
+/// never taken for that of the other.
+fn stack_name(paths: &[PathBuf]) -> String {
+    let places: BTreeSet<PathBuf> = paths
+        .iter()
+        .map(|path| {
+            let path = lexical(path);
+            // A link at the end is captured as a link.
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => resolve(parent).join(name),
+                _ => path,
+            }
+        })
+        .collect();
+    let mut hasher = blake3::Hasher::new();
+    let mut names: Vec<String> = Vec::new();
+    for place in &places {
+        hasher.update(place.as_os_str().as_bytes()).update(&[0]);
+        names.push(place.file_name().map_or_else(|| "root".to_owned(), plain));
+    }
+    let mut name: String = names.join("+").chars().take(NAME_LEN).collect();
+    name.push('-');
+    name.push_str(&hasher.finalize().to_hex()[..8]);
+    name
+}
+
+/// The paths in the settings of a source, as [`document`] writes them.
+pub(crate) fn of_settings(settings: &Value) -> Vec<PathBuf> {
+    let path = settings.get("path").into_iter();
+    let paths = settings.get("paths").and_then(Value::as_array).into_iter().flatten();
+    path.chain(paths).filter_map(written).collect()
+}
+
+fn written(value: &Value) -> Option<PathBuf> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        other => unescape(other.get("escaped")?.as_str()?).map(|b| OsString::from_vec(b).into()),
+    }
 }
 
 fn missing(path: &Path, error: std::io::Error) -> Error {
@@ -84,14 +130,16 @@ fn document(path: &Path) -> Value {
     }
 }
 
+/// A name in the letters that names of sources have.
+fn plain(name: &OsStr) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name = name.to_string_lossy();
+    name.chars().map(|c| if allowed(c) { c } else { '_' }).take(200).collect()
+}
+
 /// A source name after a file's name, with a number if that is taken.
 fn unique(path: &Path, taken: &mut BTreeSet<String>) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut base: String = stem
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' })
-        .take(200)
-        .collect();
+    let mut base = plain(path.file_stem().unwrap_or_default());
     if SourceName::new(base.as_str()).is_err() {
         "database".clone_into(&mut base);
     }
@@ -111,6 +159,26 @@ mod tests {
         for (path, is) in [("a.db", true), ("x/b.SQLite3", true), ("a.dbx", false), ("db", false)] {
             assert_eq!(has_database_name(Path::new(path)), is, "{path}");
         }
+    }
+
+    #[test]
+    fn a_stack_is_named_after_its_paths() {
+        let name =
+            |paths: &[&str]| stack_name(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(name(&["/nowhere/b/x", "/nowhere/a"]), name(&["/nowhere/a/", "/nowhere/b/./x"]));
+        assert_ne!(name(&["/nowhere/a/x"]), name(&["/nowhere/b/x"]));
+        assert_ne!(name(&["/nowhere/a", "/nowhere/b"]), name(&["/nowhere/a"]));
+        assert!(name(&["/nowhere/up loads", "/nowhere/app.db"]).starts_with("app.db+up_loads-"));
+        assert!(name(&["/"]).starts_with("root-"));
+    }
+
+    #[test]
+    fn paths_are_read_as_they_are_written() {
+        let odd = PathBuf::from(OsString::from_vec(b"/a\xff".to_vec()));
+        let settings = json!({ "paths": [document(&odd), "/b"] });
+        assert_eq!(of_settings(&settings), [odd, "/b".into()]);
+        assert_eq!(of_settings(&json!({ "path": "/c" })), [PathBuf::from("/c")]);
+        assert!(of_settings(&json!({ "url": "x" })).is_empty());
     }
 
     #[test]

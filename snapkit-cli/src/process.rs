@@ -88,7 +88,6 @@ pub(crate) fn run(entry: EntryPoint) -> ExitCode {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(std::env::var("XB").ok().and_then(|s| s.parse().ok()).unwrap_or(512))
         .build()
         .doing(|| "cannot start the threads of this program".to_owned())
 }

@@ -1,10 +1,10 @@
 //! `SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]]`: a snapshot, or something in it.
 
-use snapkit_core::artifact::{ArtifactName, SourceName};
+use snapkit_core::artifact::{Shape, SourceName};
 use snapkit_core::engine::Selection;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::{ArtifactRecord, Snapshot, SourceRecord};
-use snapkit_core::tree::{EntryPath, unescape};
+use snapkit_core::tree::{EntryPath, escape, unescape};
 
 /// A place as a person writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,16 @@ pub(crate) struct Spec {
     /// An id, a prefix of one, a name, `latest`, or a time.
     pub(crate) snapshot: String,
     pub(crate) source: Option<SourceName>,
-    pub(crate) artifact: Option<ArtifactName>,
+    /// What stands behind the source: an artifact, a path in one, or a path in the only tree.
+    pub(crate) inside: Option<EntryPath>,
+}
+
+/// What a spec names in a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Named<'s> {
+    pub(crate) source: &'s SourceRecord,
+    pub(crate) artifact: Option<&'s ArtifactRecord>,
+    /// In an artifact that is a tree.
     pub(crate) path: Option<EntryPath>,
 }
 
@@ -24,27 +33,18 @@ impl Spec {
         if snapshot.is_empty() {
             return Err(bad("a snapshot must be named: SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]]"));
         }
-        let mut spec =
-            Self { snapshot: snapshot.to_owned(), source: None, artifact: None, path: None };
+        let mut spec = Self { snapshot: snapshot.to_owned(), source: None, inside: None };
         let Some(rest) = rest.strip_prefix(':') else { return Ok(spec) };
-        let mut parts = rest.trim_end_matches('/').splitn(3, '/');
-        let mut part = || -> Result<Option<Vec<u8>>> {
-            let escaped = parts.next();
-            escaped
-                .map(|t| unescape(t).ok_or_else(|| bad("a backslash begins \\xNN or \\\\")))
-                .transpose()
+        let rest = rest.trim_end_matches('/');
+        let (source, inside) = match rest.split_once('/') {
+            Some((source, inside)) => (source, Some(inside)),
+            None => (rest, None),
         };
-        let text_of =
-            |bytes| String::from_utf8(bytes).map_err(|_| bad("a name is not valid UTF-8"));
-        spec.source = match part()? {
-            Some(name) => Some(SourceName::new(text_of(name)?)?),
-            None => None,
-        };
-        spec.artifact = match part()? {
-            Some(name) => Some(ArtifactName::new(text_of(name)?)?),
-            None => None,
-        };
-        spec.path = part()?.map(EntryPath::new).transpose()?;
+        let plain = |t| unescape(t).ok_or_else(|| bad("a backslash begins \\xNN or \\\\"));
+        let source = String::from_utf8(plain(source)?)
+            .map_err(|_| bad("the name of a source is not valid UTF-8"))?;
+        spec.source = Some(source_name(&source)?);
+        spec.inside = inside.map(plain).transpose()?.map(EntryPath::new).transpose()?;
         Ok(spec)
     }
 
@@ -58,30 +58,83 @@ impl Spec {
         })
     }
 
-    /// The artifact that it names, if it names one.
-    pub(crate) fn artifact<'s>(
-        &self,
-        source: &'s SourceRecord,
-    ) -> Result<Option<&'s ArtifactRecord>> {
-        let Some(name) = &self.artifact else { return Ok(None) };
-        let found = source.artifacts.iter().find(|a| a.meta.name == *name);
-        found
-            .map(Some)
-            .ok_or_else(|| missing(format!("the source {} has no artifact {name}", source.name)))
+    /// What it names, if it names more than a snapshot. Behind a source that has one tree, a path in that
+    /// may follow at once.
+    pub(crate) fn find<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<Named<'s>>> {
+        let Some(source) = self.source(snapshot)? else { return Ok(None) };
+        let Some(inside) = &self.inside else {
+            return Ok(Some(Named { source, artifact: None, path: None }));
+        };
+        let bytes = inside.as_bytes();
+        let end = bytes.iter().position(|b| *b == b'/').unwrap_or(bytes.len());
+        let (name, rest) = bytes.split_at(end);
+        let named = source.artifacts.iter().find(|a| a.meta.name.as_str().as_bytes() == name);
+        if let Some(artifact) = named {
+            let path = rest.strip_prefix(b"/").map(EntryPath::new).transpose()?;
+            return Ok(Some(Named { source, artifact: Some(artifact), path }));
+        }
+        let mut trees = source.artifacts.iter().filter(|a| a.meta.shape == Shape::Tree);
+        match (trees.next(), trees.next()) {
+            (Some(tree), None) => {
+                Ok(Some(Named { source, artifact: Some(tree), path: Some(inside.clone()) }))
+            }
+            _ => Err(missing(format!(
+                "the source {} has no artifact {}; it has: {}",
+                source.name,
+                escape(name),
+                artifact_names(source)
+            ))),
+        }
+    }
+}
+
+impl Named<'_> {
+    /// `uploads/tree`
+    pub(crate) fn place(&self) -> String {
+        match self.artifact {
+            Some(a) => format!("{}/{}", self.source.name, escape(a.meta.name.as_str().as_bytes())),
+            None => self.source.name.to_string(),
+        }
     }
 
-    /// What of a snapshot it selects, after a look whether that is there.
-    pub(crate) fn selection(&self, snapshot: &Snapshot, include: Vec<String>) -> Result<Selection> {
-        if let Some(source) = self.source(snapshot)? {
-            self.artifact(source)?;
-        }
-        Ok(Selection {
-            source: self.source.clone(),
-            artifact: self.artifact.clone(),
+    /// The part of the snapshot that this is.
+    pub(crate) fn selection(&self, include: Vec<String>) -> Selection {
+        let is_stream = self.artifact.is_some_and(|a| a.meta.shape != Shape::Tree);
+        // A source that is one stream is no part of itself: all its facts can be compared.
+        let is_all = is_stream && self.path.is_none() && self.source.artifacts.len() == 1;
+        let artifact = self.artifact.filter(|_| !is_all);
+        Selection {
+            source: Some(self.source.name.clone()),
+            artifact: artifact.map(|a| a.meta.name.clone()),
             path: self.path.clone(),
-            include,
-        })
+            // What is named is meant, and patterns speak of trees.
+            include: if is_stream { Vec::new() } else { include },
+        }
     }
+}
+
+/// The names of the artifacts of a source, for people.
+pub(crate) fn artifact_names(source: &SourceRecord) -> String {
+    let names = source.artifacts.iter().map(|a| escape(a.meta.name.as_str().as_bytes()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// That a tree has no such entry.
+pub(crate) fn no_entry(path: &EntryPath, place: &str) -> Error {
+    missing(format!("there is no \"{path}\" in {place}"))
+}
+
+/// A name for a source, or what a name may be.
+pub(crate) fn source_name(name: &str) -> Result<SourceName> {
+    SourceName::new(name).map_err(|e| {
+        Error::new(
+            e.reason(),
+            format!(
+                "{}; it may have letters and digits of ASCII, `.`, `_` and `-`, at most 255",
+                e.message()
+            ),
+        )
+    })
 }
 
 /// Something that a snapshot does not hold.
@@ -93,7 +146,7 @@ pub(crate) fn missing(what: String) -> Error {
 fn snapshot_len(text: &str) -> usize {
     let Some(time) = text.strip_prefix('@') else { return text.find(':').unwrap_or(text.len()) };
     let date = time.bytes().take_while(|b| b.is_ascii_digit() || *b == b'-').count();
-    let Some(clock) = time[date..].starts_with(['T', 't']).then_some(date + 1) else {
+    let Some(clock) = time[date..].starts_with(['T', 't', ' ']).then_some(date + 1) else {
         return 1 + time.find(':').unwrap_or(time.len());
     };
     1 + clock + clock_len(&time.as_bytes()[clock..])
@@ -148,43 +201,43 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn parts(text: &str) -> (String, String, String, String) {
+    fn parts(text: &str) -> (String, String, String) {
         let spec = Spec::parse(text).unwrap();
         let shown = |part: Option<String>| part.unwrap_or_default();
         (
             spec.snapshot,
             shown(spec.source.map(String::from)),
-            shown(spec.artifact.map(String::from)),
-            shown(spec.path.map(|p| p.display())),
+            shown(spec.inside.map(|p| p.display())),
         )
     }
 
     #[test]
     fn places_are_read() {
         for (text, expected) in [
-            ("latest", ("latest", "", "", "")),
-            ("latest~2:app", ("latest~2", "app", "", "")),
-            ("9f2c:files/tree/etc/a:b", ("9f2c", "files", "tree", "etc/a:b")),
-            ("x:files/tree/", ("x", "files", "tree", "")),
-            ("x:files/tree/a\\xff\\\\", ("x", "files", "tree", "a\\xff\\\\")),
-            ("@2026-01-15", ("@2026-01-15", "", "", "")),
-            ("@yesterday", ("@yesterday", "", "", "")),
-            ("@2026-01-15:app", ("@2026-01-15", "app", "", "")),
-            ("@2026-01-15T14:30", ("@2026-01-15T14:30", "", "", "")),
-            ("@2026-01-15T14:30Z:app/x", ("@2026-01-15T14:30Z", "app", "x", "")),
-            ("@2026-01-15T14:30:app", ("@2026-01-15T14:30", "app", "", "")),
-            ("@2026-01-15T14:30:12a", ("@2026-01-15T14:30", "12a", "", "")),
-            ("@2026-01-15T14:30:59.5+01:00:app", ("@2026-01-15T14:30:59.5+01:00", "app", "", "")),
+            ("latest", ("latest", "", "")),
+            ("latest~2:app", ("latest~2", "app", "")),
+            ("9f2c:files/tree/etc/a:b", ("9f2c", "files", "tree/etc/a:b")),
+            ("x:files/tree/", ("x", "files", "tree")),
+            ("x:files/tree/a\\xff\\\\", ("x", "files", "tree/a\\xff\\\\")),
+            ("@2026-01-15", ("@2026-01-15", "", "")),
+            ("@yesterday", ("@yesterday", "", "")),
+            ("@2026-01-15:app", ("@2026-01-15", "app", "")),
+            ("@2026-01-15T14:30", ("@2026-01-15T14:30", "", "")),
+            ("@2026-01-15 14:30", ("@2026-01-15 14:30", "", "")),
+            ("@2026-01-15T14:30Z:app/x", ("@2026-01-15T14:30Z", "app", "x")),
+            ("@2026-01-15T14:30:app", ("@2026-01-15T14:30", "app", "")),
+            ("@2026-01-15T14:30:12a", ("@2026-01-15T14:30", "12a", "")),
+            ("@2026-01-15T14:30:59.5+01:00:app", ("@2026-01-15T14:30:59.5+01:00", "app", "")),
         ] {
-            let (a, b, c, d) = parts(text);
-            assert_eq!((a.as_str(), b.as_str(), c.as_str(), d.as_str()), expected, "{text}");
+            let (a, b, c) = parts(text);
+            assert_eq!((a.as_str(), b.as_str(), c.as_str()), expected, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_place_is_refused() {
         for bad in
-            ["", ":app", "x:", "x:a b", "x:app//y", "x:app/t/../y", "x:app/t/\\q", "x:app/\\xff"]
+            ["", ":app", "x:", "x:a b", "x:app//y", "x:app/t/../y", "x:app/t/\\q", "x:\\xff/t"]
         {
             assert!(Spec::parse(bad).is_err(), "{bad:?}");
         }

@@ -19,7 +19,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::env::{self, Env};
 use crate::format::parse_duration;
-use crate::location::Places;
+use crate::location::{Places, resolve};
+use crate::spec::source_name;
 use crate::values::Values;
 
 /// The stack file that is used if it is there and none is named.
@@ -101,6 +102,12 @@ impl StackFile {
             }
         };
         let text = env::read_small(&path, MAX_FILE)?;
+        // However it is spelled: its directory is its name, and where relative paths begin. The file itself may
+        // be a link to a place that changes.
+        let path = match (path.parent(), path.file_name()) {
+            (Some(directory), Some(name)) => resolve(directory).join(name),
+            _ => path,
+        };
         let file = Self { path, text };
         file.check(env)?;
         Ok(Some(file))
@@ -152,12 +159,7 @@ impl StackFile {
         let values = self.values(env);
         let document = self.parse()?;
         let Some(key) = repo_value(values, document.get_ref(), "key")? else { return Ok(None) };
-        let Some(table) = key.get_ref().as_table() else {
-            return Err(values.error(
-                &key.span(),
-                "a key does not stand in the stack file: write `key = { file = \"…\" }`",
-            ));
-        };
+        let table = key_table(values, key)?;
         // The file itself may still have to be made.
         let file = get(table, "file").filter(|_| table.len() == 1);
         if let Some(file) = file.and_then(|file| file.get_ref().as_str()) {
@@ -172,13 +174,14 @@ impl StackFile {
         }
     }
 
-    /// The stack with the sources of a set.
+    /// The stack with the sources of a set. `amend` may change the settings of a source of a kind.
     pub(crate) fn build(
         &self,
         registry: &Registry,
         env: &Env,
         set: &str,
         host: String,
+        mut amend: impl FnMut(&str, &mut Value) -> Result<()>,
     ) -> Result<Stack> {
         let values = self.values(env);
         let document = self.parse()?;
@@ -189,13 +192,18 @@ impl StackFile {
         for (name, value) in
             sources_of(document).filter(|(name, _)| members.contains(&name.get_ref().to_string()))
         {
-            let declared = declare(values, name.get_ref(), value)?;
-            let source =
-                registry.build(&declared.kind, declared.name, declared.settings).map_err(|e| {
-                    let place =
-                        values.place(&quoted_key(value, e.message()).unwrap_or(declared.span));
-                    e.with("file", place)
-                })?;
+            let mut declared = declare(values, name.get_ref(), value)?;
+            amend(&declared.kind, &mut declared.settings)
+                .map_err(|e| e.with("file", values.place(&declared.span)))?;
+            let build = |settings| registry.build(&declared.kind, declared.name.clone(), settings);
+            let source = build(declared.settings.clone()).map_err(|e| {
+                let e = match quoted_key(value, e.message()) {
+                    Some(_) => e,
+                    None => name_culprit(e, &declared.settings, |s| build(s).err()),
+                };
+                let span = quoted_key(value, e.message());
+                e.with("file", values.place(span.as_ref().unwrap_or(&declared.span)))
+            })?;
             sources.push(StackSource {
                 source,
                 may_fail: matches!(declared.on_failure, OnFailure::Partial),
@@ -231,7 +239,7 @@ impl StackFile {
             );
         }
         for (name, members) in &sets {
-            SourceName::new(name.as_str()).map_err(|e| e.with("file", values.place(&span)))?;
+            source_name(name).map_err(|e| e.with("file", values.place(&span)))?;
             if let Some(stranger) = members.iter().find(|m| !names.contains(m)) {
                 return Err(values.error(
                     &span,
@@ -256,12 +264,24 @@ impl StackFile {
         }
     }
 
-    /// That it is TOML and has no section that is not known.
+    /// That it is TOML, has no section that is not known, no key as text and no set of nothing.
     fn check(&self, env: &Env) -> Result<()> {
         let values = self.values(env);
-        for key in self.parse()?.get_ref().keys() {
+        let document = self.parse()?;
+        let document = document.get_ref();
+        for key in document.keys() {
             if !SECTIONS.contains(&key.get_ref().as_ref()) {
                 return Err(unknown_key(values, key, &SECTIONS));
+            }
+        }
+        if let Some(key) = repo_value(values, document, "key")? {
+            key_table(values, key)?;
+        }
+        let sets = get(document, "sets").and_then(|sets| sets.get_ref().as_table());
+        for (name, members) in sets.into_iter().flat_map(DeTable::iter) {
+            if members.get_ref().as_array().is_some_and(|members| members.is_empty()) {
+                let what = format!("the set `{}` has no sources", name.get_ref());
+                return Err(values.error(&members.span(), what));
             }
         }
         Ok(())
@@ -312,17 +332,54 @@ fn repo_value<'t, 'i>(
     }
 }
 
+/// The table that says where the key is.
+fn key_table<'t, 'i>(values: Values<'_>, key: &'t Spanned<DeValue<'i>>) -> Result<&'t DeTable<'i>> {
+    key.get_ref().as_table().ok_or_else(|| {
+        values.error(
+            &key.span(),
+            "a key does not stand in the stack file: write `key = { file = \"…\" }`",
+        )
+    })
+}
+
 fn is_relative_path(url: &str) -> bool {
     !url.contains(':') && !url.starts_with("~/") && Path::new(url).is_relative()
 }
 
 /// A section as a document of its own.
 fn section<T: DeserializeOwned>(values: Values<'_>, section: &Spanned<DeValue<'_>>) -> Result<T> {
-    serde_json::from_value(values.resolve(section)?).map_err(|e| {
-        let message = explain_unknown_key(&e.to_string());
-        let span = quoted_key(section, &message).unwrap_or_else(|| section.span());
-        values.error(&span, message)
+    let document = values.resolve(section)?;
+    let parse = |document| {
+        serde_json::from_value::<T>(document)
+            .map_err(|e| Error::new(Reason::InvalidConfig, explain_unknown_key(&e.to_string())))
+    };
+    parse(document.clone()).map_err(|e| {
+        let e = match quoted_key(section, e.message()) {
+            Some(_) => e,
+            None => name_culprit(e, &document, |document| parse(document).err()),
+        };
+        let span = quoted_key(section, e.message()).unwrap_or_else(|| section.span());
+        values.error(&span, e.message())
     })
+}
+
+/// A complaint about a document, with the key that it is about in front: without that there is another
+/// complaint, or none.
+fn name_culprit(
+    error: Error,
+    document: &Value,
+    complain: impl Fn(Value) -> Option<Error>,
+) -> Error {
+    let Some(document) = document.as_object() else { return error };
+    let culprit = document.keys().find(|key| {
+        let mut without = document.clone();
+        without.remove(*key);
+        complain(Value::Object(without)).is_none_or(|e| e.message() != error.message())
+    });
+    let Some(key) = culprit else { return error };
+    let text = error.message().replace("a sequence", "a list such as [\"…\"]");
+    let named = Error::new(error.reason(), format!("`{key}`: {text}"));
+    error.context().iter().fold(named, |named, (key, value)| named.with(key, value))
 }
 
 /// The place of the key that a message names in backticks.
@@ -354,7 +411,7 @@ fn declare(values: Values<'_>, name: &str, value: &Spanned<DeValue<'_>>) -> Resu
             values.error(&span, format!("the source `{name}` must be a table `[sources.{name}]`"))
         );
     };
-    let name = SourceName::new(name).map_err(|e| e.with("file", values.place(&span)))?;
+    let name = source_name(name).map_err(|e| e.with("file", values.place(&span)))?;
     let mut settings = values.resolve_table(table)?;
     let place = |key: &str| get(table, key).map_or(span.clone(), Spanned::span);
     let kind = match settings.remove("kind") {

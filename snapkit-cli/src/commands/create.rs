@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use snapkit_core::engine::{CreateOptions, CreateReport, Stack};
 use snapkit_core::error::{Error, IoContext as _, Result};
 use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
@@ -12,6 +13,7 @@ use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::format::{count, micros, seconds, size};
+use crate::own::Own;
 use crate::snapshot::{self, Full};
 use crate::stack::FULL;
 use crate::{paths, spec};
@@ -23,8 +25,9 @@ const PROBLEMS_SAID: usize = 20;
 ///
 /// Prints the snapshot's id. Without PATH the sources of the stack file are captured together; with
 /// PATH these are, and of the stack file only the repository counts: files named *.db, *.sqlite,
-/// *.sqlite3 or *.db3 as databases, everything else as files. Exits with 3 if the snapshot lacks
-/// something.
+/// *.sqlite3 or *.db3 as databases, everything else as files. The stack is then named after the paths, so that
+/// `latest` of these is not that of others. What snapkit keeps itself (a repository in a local directory, local
+/// state, caches) is left out of files. Exits with 3 if the snapshot lacks something.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Directories and files to capture instead of a stack
@@ -42,7 +45,7 @@ pub(crate) struct CreateArgs {
     /// Leave out what matches, with patterns as in .gitignore; may be given several times
     #[arg(long, value_name = "GLOB", requires = "paths")]
     exclude: Vec<String>,
-    /// The stack's name in the snapshot [default: paths]
+    /// The stack's name in the snapshot [default: names of the paths, and a digest of where they are]
     #[arg(long, value_name = "NAME", requires = "paths")]
     stack_name: Option<String>,
     /// Read everything, even what looks unchanged
@@ -68,9 +71,9 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
     if let Some(name) = &args.name {
         spec::check_name(name)?;
     }
-    app.repository_url()?;
+    let own = Own::of(&app.repository_url()?, &app.places)?;
     // Everything that is wrong with the stack shows before a repository is opened.
-    let stack = build_stack(app, &args)?;
+    let stack = build_stack(app, &args, &own)?;
     let repository = app.open_repository().await?;
     let report = app.with_progress(repository.create(&app.cx, &stack, &options)).await?;
     tell(app, &report);
@@ -83,12 +86,18 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
     Ok(report.snapshot.verdict.into())
 }
 
-fn build_stack(app: &App, args: &CreateArgs) -> Result<Stack> {
+fn build_stack(app: &App, args: &CreateArgs, own: &Own) -> Result<Stack> {
     let registry = app.registry();
     let host = app.host()?;
+    let amend = |kind: &str, settings: &mut Value| {
+        for what in own.leave_out(kind, settings)? {
+            app.output.note(format!("left out: the {what}"));
+        }
+        Ok(())
+    };
     if !args.paths.is_empty() {
         let name = args.stack_name.as_deref();
-        return paths::stack(&registry, &args.paths, &args.exclude, name, host);
+        return paths::stack(&registry, &args.paths, &args.exclude, name, host, amend);
     }
     let Some(file) = &app.stack else {
         return Err(Error::invalid(
@@ -100,7 +109,7 @@ fn build_stack(app: &App, args: &CreateArgs) -> Result<Stack> {
     let directory = file.directory();
     std::env::set_current_dir(directory)
         .doing(|| format!("cannot enter the stack file's directory {}", directory.display()))?;
-    file.build(&registry, &app.env, args.set.as_deref().unwrap_or(FULL), host)
+    file.build(&registry, &app.env, args.set.as_deref().unwrap_or(FULL), host, amend)
 }
 
 fn parse_tags(tags: &[String]) -> Result<BTreeMap<String, String>> {
@@ -168,9 +177,10 @@ fn tell_problems(app: &App, snapshot: &Snapshot) {
     let problems = snapshot::problem_count(snapshot);
     if problems > 0 {
         app.output.warn(format!(
-            "{} not captured; `snapkit show {}` lists them",
+            "{} not captured; `snapkit show {}` lists {}",
             count(problems, "thing was", "things were"),
-            snapshot.id.short()
+            snapshot.id.short(),
+            if problems == 1 { "it" } else { "them" }
         ));
     }
 }

@@ -6,21 +6,23 @@ use bytes::Bytes;
 use clap::Args;
 use futures_util::TryStreamExt as _;
 use snapkit_core::artifact::ByteStream;
-use snapkit_core::error::{Error, Result};
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::tree::EntryPath;
 
 use crate::app::App;
 use crate::args::ScopeArgs;
 use crate::exit::Exit;
 use crate::output;
-use crate::spec::Spec;
+use crate::spec::{Named, Spec, artifact_names, no_entry};
 
 /// Write an artifact or a file to standard output
 ///
-/// Every byte is checked before it is written. With --json too, what is written is the content.
+/// Every byte is checked before it is written. With --json too, what is written is the content. The artifact
+/// may be left out where the source has only one: `latest:app` is `latest:app/app.db`.
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
     /// An artifact, or a file in one that is a tree
-    #[arg(value_name = "SNAPSHOT:SOURCE/ARTIFACT[/PATH]")]
+    #[arg(value_name = "SNAPSHOT:SOURCE[/ARTIFACT][/PATH]")]
     place: String,
     #[command(flatten)]
     scope: ScopeArgs,
@@ -29,25 +31,55 @@ pub(crate) struct DumpArgs {
 pub(crate) async fn run(app: &App, args: DumpArgs) -> Result<Exit> {
     let spec = Spec::parse(&args.place)?;
     let scope = app.scope(&args.scope)?;
-    if spec.artifact.is_none() {
-        return Err(Error::invalid("an artifact must be named: SNAPSHOT:SOURCE/ARTIFACT[/PATH]")
-            .with("given", &args.place));
+    if spec.source.is_none() {
+        return Err(Error::invalid(
+            "what to write must be named: SNAPSHOT:SOURCE[/ARTIFACT][/PATH]",
+        )
+        .with("given", &args.place));
     }
     let cx = &app.cx;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
     let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
-    let Some(source) = spec.source(snapshot)? else { return Ok(Exit::Done) };
-    let Some(artifact) = spec.artifact(source)? else { return Ok(Exit::Done) };
-    let content = match &spec.path {
-        Some(path) => repository.open_file(cx, artifact, path).await?,
+    let Some(named) = spec.find(snapshot)? else { return Ok(Exit::Done) };
+    let artifact = match (named.artifact, named.source.artifacts.as_slice()) {
+        (Some(artifact), _) | (None, [artifact]) => artifact,
+        (None, _) => {
+            return Err(Error::invalid(format!(
+                "the source {} has several artifacts, one must be named: {}",
+                named.source.name,
+                artifact_names(named.source)
+            )));
+        }
+    };
+    let content = match &named.path {
+        Some(path) => {
+            repository.open_file(cx, artifact, path).await.map_err(|e| no_file(e, path, &named))?
+        }
         None => repository.open_artifact(cx, artifact).await?.into_bytes().map_err(|_| {
-            Error::invalid("this artifact is a tree: name a file in it, or use `snapkit restore`")
+            Error::invalid("this is a tree: name a file in it, or use `snapkit restore`")
                 .with("given", &args.place)
         })?,
     };
     write(app, content).await?;
     Ok(Exit::Done)
+}
+
+/// What is there instead of a file, in a word instead of a letter.
+fn no_file(error: Error, path: &EntryPath, named: &Named<'_>) -> Error {
+    if error.reason() == Reason::NotFound {
+        return no_entry(path, &named.place());
+    }
+    let kind = error.context().iter().find(|(key, _)| *key == "kind");
+    let what = match kind.map(|(_, letter)| letter.as_str()) {
+        Some("d") => "a directory",
+        Some("l") => "a symbolic link",
+        Some("p") => "a named pipe",
+        Some("s") => "a socket",
+        Some("c" | "b") => "a device",
+        _ => return error,
+    };
+    Error::invalid(format!("{path} is {what}, and only files have content to write"))
 }
 
 async fn write(app: &App, mut content: ByteStream) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::env;
 use crate::exit::Exit;
 use crate::key::{self, NewKeyFile};
+use crate::place::Place;
 use crate::prompt;
 
 /// How long it may take to find out whether a failed attempt has left a repository.
@@ -25,6 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Without --passphrase the repository is opened by a key file: the one that --key-file,
 /// SNAPKIT_KEY_FILE or the stack file names, which is made if it does not exist, or a new one in the usual
 /// place. Whoever has lost the key has lost the repository: keep a copy in another place.
+///
+/// The place must be an empty directory, or one that is made. Where this machine knows a repository that is not
+/// there, as on a disk that is not mounted, a new one is made only with --accept-new-repository.
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// Let a passphrase open the repository: of SNAPKIT_PASSPHRASE, SNAPKIT_PASSPHRASE_FILE or
@@ -56,6 +60,10 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
         }))?;
         return Ok(Exit::Done);
     }
+    let state = app.places.state().ok();
+    if let Some(place) = Place::of(&url, state.as_deref())? {
+        place.check_free(app.common.accept_new_repository)?;
+    }
     let lock = if args.passphrase { by_passphrase(app).await? } else { by_key_file(app).await? };
     let sink = snapkit_sinks::create(&app.cx, &url).await;
     let (report, key_file, is_new) = match lock {
@@ -67,7 +75,7 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
             (report, Some(file), true)
         }
     };
-    if let Ok(state) = app.places.state() {
+    if let Some(state) = state {
         Repository::pin(&app.cx, &report, state).await?;
     }
     tell(app, &report, key_file.as_deref(), is_new)?;

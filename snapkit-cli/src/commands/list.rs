@@ -72,7 +72,9 @@ pub(crate) async fn run(app: &App, args: ListArgs) -> Result<Exit> {
         ));
     }
     app.output.document(&document(&ledger, &snapshots))?;
-    Ok(if ledger.damaged.is_empty() && ledger.gone.is_empty() { Exit::Done } else { Exit::Damage })
+    let is_whole = ledger.damaged.is_empty()
+        && [&ledger.gone, &ledger.missing, &ledger.returned].iter().all(|ids| ids.is_empty());
+    Ok(if is_whole { Exit::Done } else { Exit::Damage })
 }
 
 fn row(s: &Snapshot) -> [String; 7] {
@@ -98,5 +100,7 @@ fn document(ledger: &Ledger, snapshots: &[&Snapshot]) -> serde_json::Value {
         "sealed": ledger.sealed,
         "damaged": damaged,
         "gone": ledger.gone,
+        "missing": ledger.missing,
+        "returned": ledger.returned,
     })
 }

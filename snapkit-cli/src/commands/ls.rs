@@ -18,13 +18,14 @@ use crate::args::ScopeArgs;
 use crate::exit::Exit;
 use crate::format::time;
 use crate::snapshot::{Artifact, Source};
-use crate::spec::{Spec, missing};
+use crate::spec::{Named, Spec, missing, no_entry};
 
 /// List what is in a snapshot
 ///
 /// Lists what is directly in the place that is named: the sources of a snapshot, the artifacts of a
-/// source, the entries of a tree or of a directory. Bytes of names that are not UTF-8 are shown as \xNN,
-/// and taken so.
+/// source, the entries of a tree or of a directory. In a source that has one tree the path may follow at once:
+/// `latest:uploads/srv` is `latest:uploads/tree/srv`. Bytes of names that are not UTF-8 are shown as \xNN, and
+/// taken so.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// A snapshot, or a place in one
@@ -78,14 +79,14 @@ pub(crate) async fn run(app: &App, args: LsArgs) -> Result<Exit> {
     let ledger = app.ledger(&repository).await?;
     let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
     let lister = Lister { app, args: &args };
-    match spec.source(snapshot)? {
+    match spec.find(snapshot)? {
         None => lister.snapshot(&repository, snapshot).await?,
-        Some(source) => match spec.artifact(source)? {
-            None => lister.source(&repository, source, "").await?,
-            Some(artifact) => {
-                lister.artifact(&repository, source, artifact, "", spec.path.as_ref()).await?;
-            }
-        },
+        Some(Named { source, artifact: None, .. }) => {
+            lister.source(&repository, source, "").await?;
+        }
+        Some(Named { source, artifact: Some(artifact), path }) => {
+            lister.artifact(&repository, source, artifact, "", path.as_ref()).await?;
+        }
     }
     app.output.end_list();
     Ok(Exit::Done)
@@ -174,7 +175,7 @@ impl Lister<'_> {
             }
         }
         match below {
-            Some(below) if !found => Err(missing(format!("there is no \"{below}\" in {place}"))),
+            Some(below) if !found => Err(no_entry(below, &place)),
             _ => Ok(()),
         }
     }

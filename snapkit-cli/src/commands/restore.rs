@@ -1,21 +1,28 @@
 //! `snapkit restore`: a snapshot, or a part of it, put back and proven.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use futures_util::TryStreamExt as _;
-use snapkit_core::engine::{Repository, RestoreOptions, RestoreSummary, RestoreTo, SourceRestored};
-use snapkit_core::entries::StoredEntry;
+use snapkit_core::engine::{RestoreOptions, RestoreSummary, RestoreTo, Selection, SourceRestored};
 use snapkit_core::error::Result;
 use snapkit_core::facts::RestoreVerdict;
-use snapkit_core::manifest::{CaptureVerdict, Snapshot};
+use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
+use snapkit_core::tree::escape;
 
 use crate::app::App;
 use crate::args::ScopeArgs;
 use crate::exit::Exit;
 use crate::format::{count, seconds, size, time};
+use crate::own::Own;
 use crate::snapshot::origin;
-use crate::spec::{Spec, missing};
+use crate::spec::{Named, Spec};
+use crate::wanted::Wanted;
+use crate::{paths, preflight};
+
+/// How many places of a source are said.
+const PLACES_SAID: usize = 3;
 
 /// Below the directory of local state: what restores have replaced.
 const RECOVERY: &str = "recovery";
@@ -25,7 +32,8 @@ const RECOVERY: &str = "recovery";
 /// Without --target everything goes back to where it was captured, which must hold nothing unless
 /// --overwrite is given; then the old state is kept, and how to bring it back is said. What was restored
 /// is read back and compared with what was captured: `match`, `differs` (exit 4), or `unproven` where not
-/// everything could be compared.
+/// everything could be compared. A part of a tree is always `unproven`: facts speak of the whole, so that of
+/// a part each file is compared, and nothing else.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// A snapshot, or a part of one
@@ -34,13 +42,15 @@ pub(crate) struct RestoreArgs {
     /// Restore to DIR/SOURCE/… instead of the original places
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
-    /// In trees, only what matches, and what is in it; may be given several times
+    /// Only what matches in trees, and what is in it; may be given several times. A glob without a slash is a
+    /// name, one with a slash a whole path. Artifacts that are no trees, such as databases, are left out unless
+    /// they are named
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
     /// Replace what is there; the old state is kept
     #[arg(long)]
     overwrite: bool,
-    /// Say what would be restored to where, and change nothing
+    /// Say what would be restored to where, or why it could not be, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not read back what was restored: quicker, and nothing is proven
@@ -59,17 +69,25 @@ pub(crate) struct RestoreArgs {
 pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     let spec = Spec::parse(&args.place)?;
     let scope = app.scope(&args.scope)?;
-    let repository = app.open_repository().await?;
-    let ledger = app.ledger(&repository).await?;
-    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
-
+    let own = Own::of(&app.repository_url()?, &app.places)?;
     let to = match &args.target {
         Some(dir) => RestoreTo::Directory(app.places.absolute(dir)),
         None => RestoreTo::Original,
     };
-    check_path(app, &repository, &spec, snapshot).await?;
+    if let RestoreTo::Directory(dir) = &to {
+        own.check_target(dir)?;
+    }
+    let repository = app.open_repository().await?;
+    let ledger = app.ledger(&repository).await?;
+    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
+
     let mut options = RestoreOptions::new(to, app.places.state()?.join(RECOVERY));
-    options.selection = spec.selection(snapshot, args.include)?;
+    let named = spec.find(snapshot)?;
+    let place = named.as_ref().map(Named::place).unwrap_or_default();
+    options.selection = match named {
+        Some(named) => named.selection(args.include),
+        None => Selection { include: args.include, ..Selection::default() },
+    };
     options.overwrite = args.overwrite;
     options.dry_run = args.dry_run;
     options.read_back = !args.no_verify;
@@ -85,33 +103,79 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     if snapshot.verdict != CaptureVerdict::Complete {
         warn_of_gaps(app, snapshot);
     }
+    let selection = options.selection.clone();
+    let wanted = Wanted::new(&selection, &place)?;
+    let in_trees = selection.path.is_some() || !selection.include.is_empty();
+    let (part, bytes) = if in_trees {
+        wanted.part_of(app, &repository, snapshot, args.dry_run).await?
+    } else {
+        (snapshot.clone(), Vec::new())
+    };
+    if args.target.is_none() && args.overwrite {
+        check_replaced(&own, &part, &selection)?;
+    }
     let registry = app.registry();
-    let work = repository.restore(&app.cx, &registry, snapshot, &options);
-    let summary = app.with_progress(work).await?;
-    tell(app, &summary);
+    if args.dry_run {
+        preflight::examine(&app.cx, &registry, &part, &options).await?;
+    }
+    let work = repository.restore(&app.cx, &registry, &part, &options);
+    let mut summary = app.with_progress(work).await?;
+    if args.target.is_none() {
+        name_places(&mut summary, &part, &selection);
+    }
+    for (source, bytes) in summary.sources.iter_mut().zip(bytes).filter(|_| args.dry_run) {
+        source.bytes = bytes;
+    }
+    tell(app, &summary, &options);
     app.output.document(&summary)?;
+    if let Some(e) = &summary.failed {
+        app.output.failure_after(e);
+        return Ok(Exit::Unfinished(e.reason()));
+    }
     Ok(if summary.damaged { Exit::Damage } else { summary.verdict.into() })
 }
 
-/// That the path that is asked for is there: to restore nothing is no success.
-async fn check_path(
-    app: &App,
-    repository: &Repository,
-    spec: &Spec,
-    snapshot: &Snapshot,
-) -> Result<()> {
-    let (Some(source), Some(path)) = (spec.source(snapshot)?, &spec.path) else { return Ok(()) };
-    let Some(artifact) = spec.artifact(source)? else { return Ok(()) };
-    let mut entries = repository.entries(&app.cx, artifact).await?;
-    while let Some(StoredEntry { entry, .. }) = app.cx.run(entries.try_next()).await? {
-        if entry.path >= *path {
-            if entry.path == *path {
-                return Ok(());
-            }
-            break;
+/// The places that a source is put back to, if that can be told.
+fn places(source: &SourceRecord, selection: &Selection) -> Vec<PathBuf> {
+    match &selection.path {
+        // In a tree of files paths begin at the root directory.
+        Some(path) if source.kind == "files" => {
+            vec![Path::new("/").join(OsStr::from_bytes(path.as_bytes()))]
         }
+        Some(_) => Vec::new(),
+        None => paths::of_settings(&source.settings),
     }
-    Err(missing(format!("there is no \"{path}\" in {}/{}", source.name, artifact.meta.name)))
+}
+
+/// That the repository itself is not replaced, by nothing or by an older state of it.
+fn check_replaced(own: &Own, snapshot: &Snapshot, selection: &Selection) -> Result<()> {
+    let chosen =
+        |source: &&SourceRecord| selection.source.as_ref().is_none_or(|name| *name == source.name);
+    for place in snapshot.sources.iter().filter(chosen).flat_map(|s| places(s, selection)) {
+        own.check_replaced(&place)?;
+        own.check_target(&place)?;
+    }
+    Ok(())
+}
+
+/// Say where the original places are.
+fn name_places(summary: &mut RestoreSummary, snapshot: &Snapshot, selection: &Selection) {
+    for restored in &mut summary.sources {
+        let Some(source) = snapshot.source(&restored.source) else { continue };
+        let places = places(source, selection);
+        if places.is_empty() {
+            continue;
+        }
+        let mut names: Vec<_> = places
+            .iter()
+            .take(PLACES_SAID)
+            .map(|place| escape(place.as_os_str().as_bytes()))
+            .collect();
+        if places.len() > PLACES_SAID {
+            names.push(format!("{} more", places.len() - PLACES_SAID));
+        }
+        restored.target = names.join(", ");
+    }
 }
 
 fn warn_of_gaps(app: &App, snapshot: &Snapshot) {
@@ -126,10 +190,10 @@ fn warn_of_gaps(app: &App, snapshot: &Snapshot) {
     }
 }
 
-fn tell(app: &App, summary: &RestoreSummary) {
+fn tell(app: &App, summary: &RestoreSummary, options: &RestoreOptions) {
     for source in &summary.sources {
         // With -q a source is spoken of if something is wrong with it, or to be known for ever.
-        let lines = if summary.dry_run { vec![planned(source)] } else { restored(source) };
+        let lines = if summary.dry_run { vec![planned(source)] } else { restored(source, options) };
         let is_well = source.verdict != RestoreVerdict::Differs
             && source.damaged.is_empty()
             && source.problem_count == 0;
@@ -142,7 +206,8 @@ fn tell(app: &App, summary: &RestoreSummary) {
     if summary.dry_run {
         app.output.note("nothing was changed");
     } else {
-        app.output.note(format!("{} in {}", summary.verdict.as_str(), seconds(summary.seconds)));
+        let verdict = if summary.failed.is_some() { "failed" } else { summary.verdict.as_str() };
+        app.output.note(format!("{verdict} in {}", seconds(summary.seconds)));
     }
 }
 
@@ -156,17 +221,21 @@ fn planned(source: &SourceRestored) -> String {
     )
 }
 
-fn restored(source: &SourceRestored) -> Vec<String> {
-    let proven = source.comparison.proven.into();
+fn restored(source: &SourceRestored, options: &RestoreOptions) -> Vec<String> {
+    let why = unproven(source, options);
+    let proven = match why {
+        Some(_) => String::new(),
+        None => count(source.comparison.proven.into(), "fact holds", "facts hold") + ", ",
+    };
     let mut lines = vec![format!(
-        "{} ({}): {}, {}, {} to {}",
+        "{} ({}): {}, {proven}{} to {}",
         source.source,
         source.kind,
         source.verdict.as_str(),
-        count(proven, "fact holds", "facts hold"),
         size(source.bytes),
         source.target
     )];
+    lines.extend(why.map(|why| format!("  unproven: {why}")));
     for d in &source.comparison.differences {
         lines.push(format!("  differs: {} was {}, is {}", d.fact, d.expected, d.found));
     }
@@ -184,6 +253,22 @@ fn restored(source: &SourceRestored) -> Vec<String> {
     lines.extend(source.notes.iter().map(|n| format!("  note: {n}")));
     lines.extend(undo(source));
     lines
+}
+
+/// Why no fact was compared, if that was to be expected.
+fn unproven(source: &SourceRestored, options: &RestoreOptions) -> Option<&'static str> {
+    let is_expected = source.verdict == RestoreVerdict::Unproven
+        && source.comparison.proven == 0
+        && source.comparison.unproven.is_empty();
+    match (is_expected, options.read_back, source.kind.as_str()) {
+        (false, ..) => None,
+        (true, false, _) => Some("--no-verify was given, so nothing was read back"),
+        // A trouble while reading back is among the problems.
+        (true, true, "files") if source.problem_count == 0 => Some(
+            "a part of a snapshot has no facts of its own; every file was read back and is as stored",
+        ),
+        (true, true, _) => Some("a part of a snapshot has no facts of its own"),
+    }
 }
 
 fn undo(source: &SourceRestored) -> Vec<String> {

@@ -12,11 +12,12 @@ use crate::exit::Exit;
 use crate::format::{count, micros, size, time};
 use crate::snapshot::{Artifact, Full, origin};
 use crate::spec::Spec;
+
 /// Show all that a snapshot says about itself
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// A snapshot: an id or a prefix of one, a name, `latest`, `latest~N`, or `@TIME` for the newest
-    /// that is not after it, such as @2026-01-15T14:30Z
+    /// that is not after it, such as @2026-01-15T14:30Z; without a zone it is UTC
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
     #[command(flatten)]

@@ -26,6 +26,10 @@ pub(crate) struct VerifyArgs {
     /// Read and check every byte, and ask the sources whether they would take it back
     #[arg(long)]
     read_data: bool,
+    /// Afterwards take it as it is that snapshots are gone, or are back: on this machine they are not reported
+    /// any more
+    #[arg(long)]
+    accept_loss: bool,
     #[command(flatten)]
     scope: ScopeArgs,
 }
@@ -38,7 +42,8 @@ pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
     let mut options =
         VerifyOptions { source, read_data: args.read_data, ..VerifyOptions::default() };
     if !specs.is_empty() {
-        let ledger = app.ledger(&repository).await?;
+        // What is wrong with it is said with everything else that is wrong.
+        let ledger = app.ledger_unsaid(&repository).await?;
         for spec in &specs {
             let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
             spec.source(snapshot)?;
@@ -49,14 +54,19 @@ pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
     }
     let registry = app.registry();
     let report = app.with_progress(repository.verify(&app.cx, &registry, &options)).await?;
-    tell(app, &report);
+    tell(app, &report, &options);
+    if args.accept_loss {
+        for id in repository.accept_loss(&app.cx).await? {
+            app.output.note(format!("{id} is not reported any more"));
+        }
+    }
     app.output.document(&report)?;
     Ok(if report.is_sound() { Exit::Done } else { Exit::Damage })
 }
 
 /// The source that all places name, or none.
 fn common_source(specs: &[Spec]) -> Result<Option<SourceName>> {
-    if let Some(spec) = specs.iter().find(|spec| spec.artifact.is_some()) {
+    if let Some(spec) = specs.iter().find(|spec| spec.inside.is_some()) {
         return Err(Error::invalid("whole sources are verified: name no artifact")
             .with("snapshot", &spec.snapshot));
     }
@@ -68,7 +78,7 @@ fn common_source(specs: &[Spec]) -> Result<Option<SourceName>> {
     }
 }
 
-fn tell(app: &App, report: &VerifyReport) {
+fn tell(app: &App, report: &VerifyReport, options: &VerifyOptions) {
     let output = &app.output;
     for damage in &report.damage {
         describe(damage).iter().for_each(|line| output.line(line));
@@ -85,15 +95,31 @@ fn tell(app: &App, report: &VerifyReport) {
         seconds(report.seconds)
     ));
     let verdict = match (report.damage.len() as u64, report.read_data) {
-        (0, true) => "no damage: every byte was read and checked".to_owned(),
+        (0, true) => format!("no damage: every byte {} was read and checked", extent(options)),
         (0, false) => "no damage; contents were not read, `--read-data` does that".to_owned(),
         (n, _) => format!("{} found", count(n, "damaged object", "damaged objects")),
     };
     output.note(verdict);
 }
 
+/// What was examined.
+fn extent(options: &VerifyOptions) -> String {
+    let snapshots = options.snapshots.len() as u64;
+    match (&options.source, snapshots) {
+        (None, 0) => "of all snapshots and packs".to_owned(),
+        (None, n) => format!("of {}", count(n, "snapshot", "snapshots")),
+        (Some(source), n) => {
+            format!("of the source {source} in {}", count(n, "snapshot", "snapshots"))
+        }
+    }
+}
+
 fn describe(damage: &Damage) -> Vec<String> {
-    let mut lines = vec![format!("damaged: {}: {}", damage.object, damage.what)];
+    let Damage { object, what, .. } = damage;
+    // An error may name the object too.
+    let named = [format!(" (key={object})"), format!(" (object={object})")];
+    let what = named.iter().fold(what.clone(), |what, again| what.replace(again, ""));
+    let mut lines = vec![format!("damaged: {object}: {what}")];
     let said = damage.lost.iter().take(LOST_SAID);
     lines.extend(said.map(|lost| format!("  lost: {lost}")));
     let unsaid = damage.lost_count.saturating_sub(damage.lost.len().min(LOST_SAID) as u64);

@@ -92,7 +92,7 @@ fn what_cannot_be_read_makes_it_partial() {
       files (files): 1 artifact, 7 entries, 6 B, partial
       read [SIZES]
     warning: files: [DIR-IN-TREE]/work/data/sub/b.bin: cannot open (path=[DIR]/work/data/sub/b.bin): Permission denied (os error 13)
-    warning: 1 thing was not captured; `snapkit show [HEX]` lists them
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
     --- exit 3
     ");
     assert_snapshot!(env.run_as_nobody(&["create", "data", "-q"]), @"
@@ -100,14 +100,14 @@ fn what_cannot_be_read_makes_it_partial() {
     [SNAPSHOT]
     --- stderr
     warning: files: [DIR-IN-TREE]/work/data/sub/b.bin: cannot open (path=[DIR]/work/data/sub/b.bin): Permission denied (os error 13)
-    warning: 1 thing was not captured; `snapkit show [HEX]` lists them
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
     --- exit 3
     ");
     assert_snapshot!(env.run_as_nobody(&["restore", "x", "--target", "out"]), @"
     --- stdout
     files (files): match, 6 facts hold, 6 B to [DIR]/work/out/files
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     warning: the snapshot is partial: of the source files, 1 thing was not captured
     match in [DURATION]
     --- exit 0
@@ -155,7 +155,7 @@ fn odd_arguments_are_refused() {
     "#);
     assert_snapshot!(env.run(["create", "data", "--memory", "1MiB"]), @"
     --- stderr
-    error: the memory budget must be at least 134217728 bytes
+    error: --memory must be at least 128MiB, not 1MiB
     --- exit 2
     ");
     assert_snapshot!(env.run(["create", "data", "--set", "x"]), @"

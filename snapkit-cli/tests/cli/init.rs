@@ -144,3 +144,88 @@ fn a_place_that_cannot_hold_one_is_refused() {
     --- exit 2
     ");
 }
+
+/// A disk that is not mounted must not be answered with another repository.
+#[test]
+fn where_a_repository_was_no_other_is_made() {
+    let env = TestEnv::with_repository();
+    fs::rename(env.path("repo"), env.path("unmounted")).unwrap();
+    assert_snapshot!(env.run(["init"]), @"
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=[DIR]/repo)
+    hint: is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    ");
+    assert_snapshot!(env.run(["init", "--if-missing"]), @"
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=[DIR]/repo)
+    hint: is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    ");
+    assert_snapshot!(env.run(["list"]), @"
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=[DIR]/repo)
+    hint: is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    ");
+    // However it is spelled, and if an empty directory stands for it.
+    assert_eq!(env.run(["init", "-r", "../home/../repo"]).code(), Some(10));
+    fs::create_dir(env.path("repo")).unwrap();
+    assert_snapshot!(env.run(["init"]), @"
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=[DIR]/repo)
+    hint: is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    ");
+    fs::remove_dir(env.path("repo")).unwrap();
+    fs::rename(env.path("unmounted"), env.path("repo")).unwrap();
+    assert!(env.run(["list"]).is_success());
+
+    fs::remove_dir_all(env.path("repo")).unwrap();
+    assert!(env.run(["init", "-q", "--accept-new-repository"]).is_success());
+    assert!(env.run(["list"]).is_success());
+}
+
+#[test]
+fn a_repository_has_a_directory_of_its_own() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    assert_snapshot!(env.run(["init", "-r", "data"]), @"
+    --- stderr
+    error: the directory is not empty, and a repository needs one of its own (location=[DIR]/work/data, holds=a.txt)
+    hint: name a directory that is empty or that does not exist yet
+    --- exit 11
+    ");
+    assert_snapshot!(env.run(["init", "-r", "../repo/packs"]), @"
+    --- stderr
+    error: this place is inside of another repository, which would take what is here for its own (location=[DIR]/work/../repo/packs, repository=[DIR]/work/../repo)
+    --- exit 11
+    ");
+    assert!(!env.path("repo/packs").exists());
+    // A new file system is empty, and so is what an interrupted attempt has left.
+    env.write("disk/lost+found/x", "");
+    env.write("disk/keys/0123.age", "x");
+    env.write("disk/probe-0123", "x");
+    assert!(env.run(["init", "-q", "-r", "../disk"]).is_success());
+}
+
+#[test]
+fn what_is_left_of_a_repository_is_not_built_upon() {
+    let env = TestEnv::with_snapshot();
+    fs::rename(env.path("repo/config"), env.path("config")).unwrap();
+    assert_snapshot!(env.run(["init"]), @"
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=[DIR]/repo)
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    ");
+    assert_snapshot!(env.run(["list"]), @"
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=[DIR]/repo)
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    ");
+    assert!(!env.path("repo/config").exists());
+    fs::rename(env.path("config"), env.path("repo/config")).unwrap();
+    assert!(env.run(["list"]).is_success());
+}

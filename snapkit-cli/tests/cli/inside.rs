@@ -129,14 +129,14 @@ fn places_that_are_not_there_are_said() {
             error: the snapshot has no source none; it has: files (snapshot=[SNAPSHOT])
             --- exit 1
             ");
-            assert_snapshot!(env.run([command, "first:files/none"]), @"
+            assert_snapshot!(env.run([command, "first:files/none"]), @r#"
             --- stderr
-            error: the source files has no artifact none
+            error: there is no "none" in files/tree
             --- exit 1
-            ");
+            "#);
             assert_snapshot!(env.run([command, "first:a b/x"]), @r#"
             --- stderr
-            error: not a name for a source: "a b"
+            error: not a name for a source: "a b"; it may have letters and digits of ASCII, `.`, `_` and `-`, at most 255
             --- exit 2
             "#);
         }
@@ -146,24 +146,66 @@ fn places_that_are_not_there_are_said() {
     error: there is no "none" in files/tree
     --- exit 1
     "#);
-    assert_snapshot!(env.run(["dump", "first:files/tree/none"]), @"
+    assert_snapshot!(env.run(["dump", "first:files/tree/none"]), @r#"
     --- stderr
-    error: there is no none in this artifact
+    error: there is no "none" in files/tree
     --- exit 1
-    ");
+    "#);
     assert_snapshot!(env.run(["dump", "first:files/tree"]), @"
     --- stderr
-    error: this artifact is a tree: name a file in it, or use `snapkit restore` (given=first:files/tree)
+    error: this is a tree: name a file in it, or use `snapkit restore` (given=first:files/tree)
     --- exit 2
     ");
     assert_snapshot!(env.run(["dump", "first"]), @"
     --- stderr
-    error: an artifact must be named: SNAPSHOT:SOURCE/ARTIFACT[/PATH] (given=first)
+    error: what to write must be named: SNAPSHOT:SOURCE[/ARTIFACT][/PATH] (given=first)
     --- exit 2
     ");
     assert_snapshot!(env.run(["dump", &format!("first:files/tree/{}", env.in_tree("data"))]), @"
     --- stderr
-    error: [DIR-IN-TREE]/work/data is no file (kind=d)
+    error: [DIR-IN-TREE]/work/data is a directory, and only files have content to write
+    --- exit 2
+    ");
+}
+
+/// Where a source has one tree, or one artifact, it need not be named.
+#[test]
+fn the_only_artifact_may_be_left_out() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db", "data", "--name", "x"]).is_success());
+    let long = |path: &str| format!("x:files/tree/{}", env.in_tree(path));
+    let short = |path: &str| format!("x:files/{}", env.in_tree(path));
+    for command in ["ls", "dump"] {
+        let both =
+            [long("data/a.txt"), short("data/a.txt")].map(|place| env.run([command, &place]));
+        assert!(both[0].is_success(), "{}", both[0]);
+        assert_eq!(both[0].stdout, both[1].stdout);
+    }
+    assert_eq!(env.run(["dump", "x:app"]).stdout, env.run(["dump", "x:app/app.db"]).stdout);
+    assert_snapshot!(env.run(["ls", "x:app/none"]), @"
+    --- stderr
+    error: the source app has no artifact none; it has: app.db
+    --- exit 1
+    ");
+    assert_snapshot!(env.run(["dump", "x:files"]), @"
+    --- stderr
+    error: this is a tree: name a file in it, or use `snapkit restore` (given=x:files)
+    --- exit 2
+    ");
+    let restored = env.run(["restore", &short("data/sub"), "--target", "out"]);
+    assert!(restored.is_success(), "{restored}");
+    assert_eq!(env.files("work/out", "b.bin").len(), 1);
+}
+
+#[test]
+fn what_is_no_file_is_named() {
+    let env = TestEnv::with_snapshot();
+    let place = |path: &str| format!("first:files/tree/{}", env.in_tree(path));
+    assert_snapshot!(env.run(["dump", &place("data/link")]), @"
+    --- stderr
+    error: [DIR-IN-TREE]/work/data/link is a symbolic link, and only files have content to write
     --- exit 2
     ");
 }

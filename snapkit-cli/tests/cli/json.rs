@@ -27,7 +27,7 @@ fn each_command_gives_one_document() {
       "snapshot": {
         "id": "[SNAPSHOT]",
         "previous": null,
-        "stack": "paths",
+        "stack": "data-[HEX]",
         "host": "box",
         "set": "full",
         "name": "first",
@@ -117,6 +117,8 @@ fn each_command_gives_one_document() {
     {
       "damaged": [],
       "gone": [],
+      "missing": [],
+      "returned": [],
       "sealed": [],
       "snapshots": [
         {
@@ -130,7 +132,7 @@ fn each_command_gives_one_document() {
           "sources": [
             "files"
           ],
-          "stack": "paths",
+          "stack": "data-[HEX]",
           "started": "[TIME]",
           "tags": {},
           "verdict": "complete"
@@ -185,6 +187,7 @@ fn each_command_gives_one_document() {
       ],
       "verdict": "match",
       "damaged": false,
+      "failed": null,
       "dry_run": false,
       "seconds": [DURATION]
     }

@@ -22,23 +22,23 @@ fn the_newest_comes_first() {
     let env = with_three();
     assert_snapshot!(env.run(["list"]), @"
     --- stdout
-    ID        TIME                  SET   STACK@HOST   NAME       SIZE  VERDICT
-    [HEX]  [TIME]  full  paths@other  elsewhere  10 B  complete
-    [HEX]  [TIME]  full  shop@box                10 B  complete
-    [HEX]  [TIME]  full  paths@box    first      10 B  complete
+    ID        TIME                  SET   STACK@HOST           NAME       SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@other  elsewhere  10 B  complete
+    [HEX]  [TIME]  full  shop@box                        10 B  complete
+    [HEX]  [TIME]  full  data-[HEX]@box    first      10 B  complete
     --- exit 0
     ");
     assert_snapshot!(env.run(["list", "--last", "1"]), @"
     --- stdout
-    ID        TIME                  SET   STACK@HOST   NAME       SIZE  VERDICT
-    [HEX]  [TIME]  full  paths@other  elsewhere  10 B  complete
+    ID        TIME                  SET   STACK@HOST           NAME       SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@other  elsewhere  10 B  complete
     --- exit 0
     ");
     assert_snapshot!(env.run(["list", "--host", "box"]), @"
     --- stdout
-    ID        TIME                  SET   STACK@HOST  NAME   SIZE  VERDICT
-    [HEX]  [TIME]  full  shop@box           10 B  complete
-    [HEX]  [TIME]  full  paths@box   first  10 B  complete
+    ID        TIME                  SET   STACK@HOST         NAME   SIZE  VERDICT
+    [HEX]  [TIME]  full  shop@box                  10 B  complete
+    [HEX]  [TIME]  full  data-[HEX]@box  first  10 B  complete
     --- exit 0
     ");
     assert_snapshot!(env.run(["list", "--stack-name", "shop"]), @"
@@ -49,8 +49,8 @@ fn the_newest_comes_first() {
     ");
     assert_snapshot!(env.run(["list", "--tag", "tier=tin"]), @"
     --- stdout
-    ID        TIME                  SET   STACK@HOST   NAME       SIZE  VERDICT
-    [HEX]  [TIME]  full  paths@other  elsewhere  10 B  complete
+    ID        TIME                  SET   STACK@HOST           NAME       SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@other  elsewhere  10 B  complete
     --- exit 0
     ");
     assert_snapshot!(env.run(["list", "--tag", "tier", "--set", "none"]), @"
@@ -83,7 +83,7 @@ fn a_snapshot_is_shown_whole() {
     --- stdout
     snapshot [SNAPSHOT]
     name     first
-    stack    paths@box
+    stack    data-[HEX]@box
     set      full
     started  [TIME]
     finished [TIME]
@@ -126,12 +126,66 @@ fn snapshots_have_several_names() {
     assert_eq!(resolves(&[&first[17..25]]), *first);
     assert_eq!(resolves(&["first"]), *first);
     // Of this host only, unless said otherwise.
-    assert_eq!(resolves(&["latest"]), *shop);
-    assert_eq!(resolves(&["latest~1"]), *first);
-    assert_eq!(resolves(&["latest", "--any-host"]), *elsewhere);
+    assert_eq!(resolves(&["latest", "--stack-name", "shop"]), *shop);
+    assert_eq!(resolves(&["@2100-01-01T00:00Z", "--stack-name", "shop"]), *shop);
     assert_eq!(resolves(&["latest", "--host", "other"]), *elsewhere);
-    assert_eq!(resolves(&["latest", "--stack-name", "paths"]), *first);
-    assert_eq!(resolves(&["@2100-01-01T00:00Z"]), *shop);
+    let name = listed["snapshots"][2]["stack"].as_str().unwrap();
+    assert_eq!(resolves(&["latest", "--stack-name", name]), *first);
+    assert_eq!(resolves(&["latest", "--stack-name", name, "--any-host"]), *elsewhere);
+    assert_eq!(resolves(&["latest~1", "--stack-name", name, "--any-host"]), *first);
+}
+
+/// `latest` of other paths may be put back over these.
+#[test]
+fn what_may_mean_two_stacks_is_refused() {
+    let env = TestEnv::with_snapshot();
+    env.write("work/other/x", "y");
+    // Of the same paths there is one stack, however they are spelled.
+    let again = env.run(["create", "-q", "./data/"]);
+    assert!(again.is_success(), "{again}");
+    assert!(env.run(["show", "latest"]).is_success());
+    assert!(env.run(["create", "-q", "other", "--name", "second"]).is_success());
+    assert_snapshot!(env.run(["restore", "latest", "--overwrite"]), @"
+    --- stderr
+    error: latest is not unique: there are snapshots of data-[HEX], other-[HEX]
+    hint: say which with --stack-name, or give an id; `snapkit list` shows them
+    --- exit 2
+    ");
+    assert_snapshot!(env.run(["ls", "@2100-01-01"]), @"
+    --- stderr
+    error: @2100-01-01 is not unique: there are snapshots of data-[HEX], other-[HEX]
+    hint: say which with --stack-name, or give an id; `snapkit list` shows them
+    --- exit 2
+    ");
+    assert!(env.run(["ls", "second"]).is_success());
+}
+
+#[test]
+fn where_snapshots_are_is_said() {
+    let mut env = TestEnv::with_repository();
+    assert_snapshot!(env.run(["show", "latest"]), @"
+    --- stderr
+    error: there is no snapshot latest (among=any stack, host box, set full)
+    hint: there are no snapshots yet: `snapkit create` makes one
+    --- exit 1
+    ");
+    env.sample();
+    assert!(env.run(["create", "-q", "data", "--stack-name", "shop"]).is_success());
+    env.set("SNAPKIT_HOST", "new");
+    assert_snapshot!(env.run(["restore", "latest"]), @"
+    --- stderr
+    error: there is no snapshot latest (among=any stack, host new, set full)
+    hint: there are snapshots of shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    --- exit 1
+    ");
+    assert!(env.run(["show", "latest", "--any-host"]).is_success());
+    env.write("work/snapkit.toml", "name = 'web'\n[sources.a]\nkind = 'files'\npaths = ['x']\n");
+    assert_snapshot!(env.run(["show", "latest", "--any-host"]), @"
+    --- stderr
+    error: there is no snapshot latest (among=stack web, any host, set full)
+    hint: there are snapshots of shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    --- exit 1
+    ");
 }
 
 #[test]
@@ -146,19 +200,19 @@ fn what_names_no_snapshot_is_said() {
     assert_snapshot!(env.run(["show", "latest~9"]), @"
     --- stderr
     error: there is no snapshot latest~9 (among=any stack, host box, set full)
-    hint: `snapkit list` shows the snapshots there are
+    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "latest", "--set", "data"]), @"
     --- stderr
     error: there is no snapshot latest (among=any stack, host box, set data)
-    hint: `snapkit list` shows the snapshots there are
+    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "@1999-01-01"]), @"
     --- stderr
     error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
-    hint: `snapkit list` shows the snapshots there are
+    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "@yesterday"]), @r#"
@@ -166,6 +220,12 @@ fn what_names_no_snapshot_is_said() {
     error: not a time such as 2026-01-15T14:30Z: "yesterday"
     --- exit 2
     "#);
+    assert_snapshot!(env.run(["show", "@2026-11-21 06:48"]), @"
+    --- stderr
+    error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
+    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    --- exit 1
+    ");
     assert_snapshot!(env.run(["show", "first:files"]), @"
     --- stderr
     error: a whole snapshot is shown: name it without a source (given=first:files)

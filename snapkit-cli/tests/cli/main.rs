@@ -9,6 +9,7 @@ mod inside;
 mod json;
 mod keys;
 mod list;
+mod own;
 mod process;
 mod restore;
 mod stack;

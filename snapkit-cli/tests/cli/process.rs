@@ -208,9 +208,25 @@ fn a_disk_that_is_full_is_a_failure() {
     assert_snapshot!(said, @"
     error: cannot write to standard output
       caused by: No space left on device (os error 28)
-    hint: free some space and run it again; what was stored is reused
     ");
     assert_eq!(ended.status.code(), Some(1));
+}
+
+/// Services often have no HOME, and users that own nothing a home that is not there.
+#[test]
+fn without_a_home_it_is_said_what_to_name() {
+    if !crate::support::is_root() {
+        return;
+    }
+    let mut env = TestEnv::new();
+    env.unset("HOME");
+    assert_snapshot!(env.run_as_nobody(&["init"]), @"
+    --- stderr
+    error: cannot write the key file /nonexistent/.config/snapkit/.new-[HEX].key
+      caused by: Permission denied (os error 13)
+    hint: set HOME to a directory that you may write to, or name directories with --state-dir and --cache-dir, and a key file with --key-file
+    --- exit 1
+    ");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn a_snapshot_comes_back_and_is_proven() {
     --- stdout
     files (files): match, 6 facts hold, 10 B to [DIR]/work/out/files
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     match in [DURATION]
     --- exit 0
     ");
@@ -35,7 +35,7 @@ fn what_is_there_is_not_replaced_unless_asked_for() {
     env.write("work/data/a.txt", "changed since\n");
     assert_snapshot!(env.run(["restore", "first"]), @"
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: there is something where the restore goes (path=[DIR]/work/data, source=files)
     hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
     --- exit 11
@@ -45,12 +45,12 @@ fn what_is_there_is_not_replaced_unless_asked_for() {
     let restored = env.run(["restore", "first", "--overwrite"]);
     assert_snapshot!(restored, @"
     --- stdout
-    files (files): match, 6 facts hold, 10 B to its original place
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/data
       to bring back what files held before:
         rm -rf -- '[DIR]/work/data'
         mv -- '[DIR]/home/.local/state/snapkit/recovery/before-[HEX]/files/data.snapkit-old-[HEX]' '[DIR]/work/data'
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     match in [DURATION]
     --- exit 0
     ");
@@ -73,9 +73,9 @@ fn the_original_place_is_used_if_it_is_empty() {
     fs::remove_dir_all(env.path("work/data")).unwrap();
     assert_snapshot!(env.run(["restore", "latest"]), @"
     --- stdout
-    files (files): match, 6 facts hold, 10 B to its original place
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/data
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     match in [DURATION]
     --- exit 0
     ");
@@ -89,7 +89,7 @@ fn a_dry_run_changes_nothing() {
     --- stdout
     files (files) would go to [DIR]/work/out/files, 10 B
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     nothing was changed
     --- exit 0
     ");
@@ -102,9 +102,10 @@ fn parts_come_back_alone() {
     let place = format!("first:files/tree/{}", env.in_tree("data/sub"));
     assert_snapshot!(env.run(["restore", &place, "--target", "out"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 4 B to [DIR]/work/out/files
+    files (files): unproven, 4 B to [DIR]/work/out/files
+      unproven: a part of a snapshot has no facts of its own; every file was read back and is as stored
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     unproven in [DURATION]
     --- exit 0
     ");
@@ -113,14 +114,138 @@ fn parts_come_back_alone() {
 
     assert_snapshot!(env.run(["restore", "first", "--include", "*.txt", "--target", "two"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 6 B to [DIR]/work/two/files
+    files (files): unproven, 6 B to [DIR]/work/two/files
+      unproven: a part of a snapshot has no facts of its own; every file was read back and is as stored
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     unproven in [DURATION]
     --- exit 0
     ");
     assert!(env.path(format!("work/two/files/{}", env.in_tree("data/a.txt"))).exists());
     assert!(!env.path(format!("work/two/files/{}", env.in_tree("data/sub/b.bin"))).exists());
+}
+
+#[test]
+fn what_matches_nothing_is_an_error() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db", "data", "--name", "x"]).is_success());
+    let place = format!("x:files/{}", env.in_tree("data/sub"));
+    let globs = ["--include", "*.none", "--include", "sub/b.bin", "--target", "out"];
+    assert_snapshot!(env.run(["restore", "x"].iter().chain(&globs)), @r#"
+    --- stderr
+    snapshot [SNAPSHOT] of app.db+data-[HEX]@box, [TIME]
+    left out: app/app.db, as --include speaks of trees
+    error: nothing in the snapshot matches --include "*.none" or --include "sub/b.bin"
+    hint: a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` shows it
+    --- exit 1
+    "#);
+    let restored = env.run(["restore", "x:app", "--include", "app.db", "--target", "out"]);
+    assert_snapshot!(restored, @r#"
+    --- stderr
+    snapshot [SNAPSHOT] of app.db+data-[HEX]@box, [TIME]
+    left out: app/app.db, as --include speaks of trees
+    error: nothing in the snapshot matches --include "app.db"
+    hint: a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` shows it
+    --- exit 1
+    "#);
+    let restored = env.run(["restore", &place, "--include", "*.txt", "--target", "out"]);
+    assert_snapshot!(restored, @r#"
+    --- stderr
+    snapshot [SNAPSHOT] of app.db+data-[HEX]@box, [TIME]
+    error: nothing in the snapshot matches --include "*.txt"
+    hint: a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` shows it
+    --- exit 1
+    "#);
+    assert!(!env.path("work/out").exists());
+    assert_snapshot!(env.run(["restore", "x", "--include", "*.txt", "--target", "out"]), @"
+    --- stdout
+    files (files): unproven, 6 B to [DIR]/work/out/files
+      unproven: a part of a snapshot has no facts of its own; every file was read back and is as stored
+    --- stderr
+    snapshot [SNAPSHOT] of app.db+data-[HEX]@box, [TIME]
+    left out: app/app.db, as --include speaks of trees
+    unproven in [DURATION]
+    --- exit 0
+    ");
+    assert!(!env.path("work/out/app").exists());
+    // What is named is meant.
+    let args = ["restore", "x:app/app.db", "--include", "*.txt", "--target", "two"];
+    assert!(env.run(args).is_success());
+    assert!(env.path("work/two/app/app.db").exists());
+}
+
+#[test]
+fn a_database_that_is_named_is_proven() {
+    let env = TestEnv::with_repository();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db", "--name", "x"]).is_success());
+    assert_snapshot!(env.run(["restore", "x:app/app.db", "--target", "out"]), @"
+    --- stdout
+    app (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/out/app
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    ");
+}
+
+#[test]
+fn a_dry_run_sees_what_is_in_the_way() {
+    let env = TestEnv::with_snapshot();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db", "--name", "base"]).is_success());
+    assert_snapshot!(env.run(["restore", "first", "--dry-run"]), @"
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: there is something where the restore goes (path=[DIR]/work/data, source=files)
+    hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+    --- exit 11
+    ");
+    assert_snapshot!(env.run(["restore", "base", "--dry-run"]), @"
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    error: there is a file already (path=[DIR]/work/app.db, source=app)
+    hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+    --- exit 11
+    ");
+    env.write("work/out/files/x", "in the way");
+    assert_snapshot!(env.run(["restore", "first", "--target", "out", "--dry-run"]), @"
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: there is something where the restore goes (path=[DIR]/work/out/files, source=files)
+    hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+    --- exit 11
+    ");
+    env.write("work/file", "");
+    assert_snapshot!(env.run(["restore", "first", "--target", "file/x", "--dry-run"]), @"
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: the target cannot be made (path=[DIR]/work/file/x/files, source=files)
+      caused by: Not a directory (os error 20)
+    --- exit 1
+    ");
+    // What would succeed says so, with the places, and leaves them as they were.
+    let before = fs::read_dir(env.path("work")).unwrap().count();
+    assert_snapshot!(env.run(["restore", "first", "--overwrite", "--dry-run"]), @"
+    --- stdout
+    files (files) would go to [DIR]/work/data, 10 B
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    nothing was changed
+    --- exit 0
+    ");
+    let place = format!("first:files/tree/{}", env.in_tree("data/sub"));
+    assert_snapshot!(env.run(["restore", &place, "--overwrite", "--dry-run"]), @"
+    --- stdout
+    files (files) would go to [DIR]/work/data/sub, 4 B
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    nothing was changed
+    --- exit 0
+    ");
+    assert_eq!(fs::read_dir(env.path("work")).unwrap().count(), before);
 }
 
 #[test]
@@ -132,7 +257,7 @@ fn databases_come_back() {
     --- stdout
     app (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/out/app
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
     match in [DURATION]
     --- exit 0
     ");
@@ -146,9 +271,10 @@ fn nothing_is_proven_without_reading_back() {
     let env = TestEnv::with_snapshot();
     assert_snapshot!(env.run(["restore", "first", "--target", "out", "--no-verify"]), @"
     --- stdout
-    files (files): unproven, 0 facts hold, 10 B to [DIR]/work/out/files
+    files (files): unproven, 10 B to [DIR]/work/out/files
+      unproven: --no-verify was given, so nothing was read back
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     unproven in [DURATION]
     --- exit 0
     ");
@@ -161,7 +287,7 @@ fn damage_is_refused_unless_it_may_be_left_out() {
     let refused = env.run(["restore", "first", "--target", "out"]);
     assert_snapshot!(refused, @"
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX]) (path=[DIR-IN-TREE]/work/data/sub/b.bin, artifact=tree, source=files)
     hint: `snapkit verify --read-data` lists all damage
     --- exit 4
@@ -177,7 +303,7 @@ fn damage_is_refused_unless_it_may_be_left_out() {
       differs: tree.structure was [HEX], is [HEX]
       damaged, left out: [DIR-IN-TREE]/work/data/sub/b.bin: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX]) (path=[DIR-IN-TREE]/work/data/sub/b.bin)
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     differs in [DURATION]
     --- exit 4
     ");
@@ -199,19 +325,21 @@ fn what_does_not_exist_cannot_be_restored() {
     error: the snapshot has no source none; it has: files (snapshot=[SNAPSHOT])
     --- exit 1
     ");
-    assert_snapshot!(env.run(["restore", "first:files/none", "--target", "out"]), @"
+    assert_snapshot!(env.run(["restore", "first:files/none", "--target", "out"]), @r#"
     --- stderr
-    error: the source files has no artifact none
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: there is no "none" in files/tree
     --- exit 1
-    ");
+    "#);
     assert_snapshot!(env.run(["restore", "first:files/tree/none", "--target", "out"]), @r#"
     --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: there is no "none" in files/tree
     --- exit 1
     "#);
     assert_snapshot!(env.run(["restore", "first", "--include", "[", "--target", "out"]), @r#"
     --- stderr
-    snapshot [SNAPSHOT] of paths@box, [TIME]
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: not a glob: "["
       caused by: error parsing glob '**/[': unclosed character class; missing ']'
     --- exit 2

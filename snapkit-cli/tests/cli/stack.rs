@@ -1,5 +1,7 @@
 //! The stack file.
 
+use std::fs;
+
 use insta::assert_snapshot;
 
 use crate::support::{CommandOutput, TestEnv};
@@ -32,8 +34,8 @@ fn shop() -> TestEnv {
     let mut env = TestEnv::new();
     env.unset("SNAPKIT_REPO");
     env.sample();
-    std::fs::create_dir(env.path("shop")).unwrap();
-    std::fs::rename(env.path("work/data"), env.path("shop/data")).unwrap();
+    fs::create_dir(env.path("shop")).unwrap();
+    fs::rename(env.path("work/data"), env.path("shop/data")).unwrap();
     env.database("shop/app.db", 3);
     env.write("shop/snapkit.toml", STACK);
     env.set("SNAPKIT_STACK", "../shop/snapkit.toml");
@@ -106,7 +108,7 @@ fn a_stack_is_captured_together() {
 fn a_key_may_stand_in_the_environment() {
     let mut env = shop();
     env.set("SHOP_KEY", &env.read("shop/shop.key"));
-    std::fs::remove_file(env.path("shop/shop.key")).unwrap();
+    fs::remove_file(env.path("shop/shop.key")).unwrap();
     assert_eq!(env.run(["list"]).code(), Some(12));
     env.write("shop/snapkit.toml", STACK.replace("file = \"shop.key\"", "env = \"SHOP_KEY\""));
     assert!(env.run(["list"]).is_success());
@@ -132,7 +134,7 @@ fn a_source_that_may_fail_is_left_out() {
     let env = shop();
     let text = STACK.replace("busy_timeout = \"2s\"", "on_failure = \"partial\"");
     env.write("shop/snapkit.toml", text);
-    std::fs::remove_file(env.path("shop/app.db")).unwrap();
+    fs::remove_file(env.path("shop/app.db")).unwrap();
     assert_snapshot!(env.run(["create"]), @"
     --- stdout
     [SNAPSHOT]
@@ -143,7 +145,7 @@ fn a_source_that_may_fail_is_left_out() {
       read [SIZES]
       the cut is [DURATION] wide
     warning: app: there is no database; check its path (path=[DIR]/shop/app.db, source=app)
-    warning: 1 thing was not captured; `snapkit show [HEX]` lists them
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
     --- exit 3
     ");
 
@@ -160,7 +162,7 @@ fn a_set_must_be_known() {
     let env = shop();
     assert_snapshot!(env.run(["create", "--set", "confg"]), @"
     --- stderr
-    error: there is no set `confg`; sets are: config, full (file=[DIR]/work/../shop/snapkit.toml)
+    error: there is no set `confg`; sets are: config, full (file=[DIR]/shop/snapkit.toml)
     --- exit 2
     ");
 }
@@ -217,6 +219,7 @@ fn unknown_keys_of_the_repository_are_named() {
     --- exit 2
     ");
     env.write("work/snapkit.toml", "[repo]\nurl = 'x'\nkey = 'AGE-SECRET-KEY-1'\n");
+    assert_eq!(env.run(["list", "-r", "../repo"]).code(), Some(2));
     let listed = env.run(["init"]);
     assert_snapshot!(listed, @r#"
     --- stderr
@@ -239,11 +242,11 @@ fn values_that_make_no_sense_are_refused() {
     error: the source `a` has no `kind` (file=[DIR]/work/snapkit.toml:1)
     --- exit 2
     ");
-    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = 7\n"), @"
+    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = 7\n"), @r#"
     --- stderr
-    error: invalid type: integer `7`, expected a sequence (source=a, file=[DIR]/work/snapkit.toml:1)
+    error: `paths`: invalid type: integer `7`, expected a list such as ["…"] (source=a, file=[DIR]/work/snapkit.toml:3)
     --- exit 2
-    ");
+    "#);
     assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\non_failure = 'ignore'\n"), @r#"
     --- stderr
     error: `on_failure` must be "abort" or "partial" (file=[DIR]/work/snapkit.toml:4)
@@ -251,7 +254,7 @@ fn values_that_make_no_sense_are_refused() {
     "#);
     assert_snapshot!(with(&env, "[sources.'a b']\nkind = 'files'\n"), @r#"
     --- stderr
-    error: not a name for a source: "a b" (file=[DIR]/work/snapkit.toml:1)
+    error: not a name for a source: "a b"; it may have letters and digits of ASCII, `.`, `_` and `-`, at most 255 (file=[DIR]/work/snapkit.toml:1)
     --- exit 2
     "#);
     assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\n[sets]\nb = ['c']\n"), @"
@@ -299,6 +302,52 @@ fn values_that_make_no_sense_are_refused() {
     error: the stack file is not TOML: unclosed table, expected `]` (file=[DIR]/work/snapkit.toml:1)
     --- exit 2
     ");
+}
+
+#[test]
+fn values_of_another_type_are_named_with_their_line() {
+    let env = TestEnv::with_repository();
+    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\nexclude = '*.tmp'\n"), @r#"
+    --- stderr
+    error: `exclude`: invalid type: a text, expected a list such as ["…"] (source=a, file=[DIR]/work/snapkit.toml:4)
+    --- exit 2
+    "#);
+    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\n[sets]\nb = ['a']\nc = 'a'\n"), @r#"
+    --- stderr
+    error: `c`: invalid type: string "a", expected a list such as ["…"] (file=[DIR]/work/snapkit.toml:6)
+    --- exit 2
+    "#);
+    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\n[consistency]\nwindow = 10\n"), @"
+    --- stderr
+    error: `window`: invalid type: integer `10`, expected a string (file=[DIR]/work/snapkit.toml:5)
+    --- exit 2
+    ");
+    assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\n[sets]\nb = []\n"), @"
+    --- stderr
+    error: the set `b` has no sources (file=[DIR]/work/snapkit.toml:5)
+    --- exit 2
+    ");
+}
+
+/// However the file is spelled.
+#[test]
+fn the_directory_is_the_name_of_the_stack() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    fs::create_dir(env.path("work/sub")).unwrap();
+    env.write("work/snapkit.toml", "[sources.a]\nkind = 'files'\npaths = ['data']\n");
+    for (dir, file) in [
+        ("work", "snapkit.toml"),
+        ("work/sub", "../snapkit.toml"),
+        ("home", "../work/snapkit.toml"),
+    ] {
+        let made = env.command(["create", "-q", "-s", file]).current_dir(env.path(dir)).output();
+        assert!(made.unwrap().status.success(), "{file}");
+    }
+    let listed = env.run(["list", "--json"]).json();
+    let stacks: Vec<_> =
+        listed["snapshots"].as_array().unwrap().iter().map(|s| &s["stack"]).collect();
+    assert_eq!(stacks, ["work", "work", "work"]);
 }
 
 #[test]

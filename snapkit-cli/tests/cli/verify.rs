@@ -29,7 +29,7 @@ fn a_sound_repository_is_called_so() {
     assert_snapshot!(env.run(["verify", "--read-data"]), @"
     --- stderr
     examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
-    no damage: every byte was read and checked
+    no damage: every byte of all snapshots and packs was read and checked
     --- exit 0
     ");
     assert_snapshot!(env.run(["verify", "first:files", "latest:files"]), @"
@@ -39,6 +39,18 @@ fn a_sound_repository_is_called_so() {
     --- exit 0
     ");
     assert_snapshot!(env.run(["verify", "-q"]), @"--- exit 0");
+    assert_snapshot!(env.run(["verify", "latest:files", "--read-data"]), @"
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    no damage: every byte of the source files in 1 snapshot was read and checked
+    --- exit 0
+    ");
+    assert_snapshot!(env.run(["verify", "latest", "--read-data"]), @"
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    no damage: every byte of 1 snapshot was read and checked
+    --- exit 0
+    ");
 }
 
 #[test]
@@ -103,6 +115,47 @@ fn a_snapshot_that_was_removed_is_noticed() {
 }
 
 #[test]
+fn a_loss_can_be_accepted() {
+    let env = TestEnv::with_snapshot();
+    assert!(env.run(["create", "-q", "data", "--name", "second"]).is_success());
+    fs::remove_file(&env.files("repo/snapshots", "")[0]).unwrap();
+    assert_eq!(env.run(["list", "-q"]).code(), Some(4));
+    assert_snapshot!(env.run(["verify", "--accept-loss"]), @"
+    --- stdout
+    damaged: snapshots/[SNAPSHOT]: this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed
+      lost: [SNAPSHOT]
+    --- stderr
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    [SNAPSHOT] is not reported any more
+    --- exit 4
+    ");
+    assert!(env.run(["list", "-q"]).is_success());
+    assert!(env.run(["verify", "-q"]).is_success());
+}
+
+#[test]
+fn each_damage_is_said_once() {
+    let env = TestEnv::with_snapshot();
+    assert!(env.run(["create", "-q", "data", "--name", "second"]).is_success());
+    assert!(env.run(["create", "-q", "data", "--name", "third"]).is_success());
+    let ids: Vec<_> = env.files("repo/snapshots", "");
+    fs::remove_file(&ids[0]).unwrap();
+    let mut bytes = fs::read(&ids[1]).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&ids[1], bytes).unwrap();
+    let rest =
+        env.run(["list", "--json"]).json()["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    let verified = env.run(["verify", "-q", &rest]);
+    let said = verified.text() + &verified.stderr;
+    for id in ids[..2].iter().map(|path| path.file_name().unwrap().to_str().unwrap()) {
+        assert_eq!(said.matches(&format!("damaged: snapshots/{id}")).count(), 1, "{said}");
+        assert!(!said.contains("warning") && !said.contains("key="), "{said}");
+    }
+}
+
+#[test]
 fn another_format_is_refused() {
     let env = TestEnv::with_repository();
     let config = env.read("repo/config").replace("1-draft", "9");
@@ -137,9 +190,9 @@ fn another_repository_in_the_same_place_is_noticed() {
     assert!(env.run(["list", "--accept-new-repository"]).is_success());
     assert!(env.run(["list"]).is_success());
 
-    // Made by ourselves: nothing to ask.
+    // Made by ourselves, because we said so: nothing to ask later.
     fs::remove_dir_all(env.path("repo")).unwrap();
-    assert!(env.run(["init", "-q"]).is_success());
+    assert!(env.run(["init", "-q", "--accept-new-repository"]).is_success());
     assert!(env.run(["list"]).is_success());
 }
 
