@@ -112,6 +112,8 @@ impl App {
         let opened = Repository::open(cx, sink, &keys.unlocks, options).await;
         let repository = opened.map_err(|e| match e.reason() {
             Reason::WrongKey | Reason::NoKey => e.with("tried", keys.origins.join(", ")),
+            // As `init` names it.
+            Reason::RepositoryReplaced => e.with("repository", config.repository),
             _ => e,
         })?;
         for warning in repository.warnings() {

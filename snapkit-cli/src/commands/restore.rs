@@ -111,8 +111,8 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     } else {
         (snapshot.clone(), Vec::new())
     };
-    if args.target.is_none() && args.overwrite {
-        check_replaced(&own, &part, &selection)?;
+    if args.overwrite {
+        check_replaced(&own, &part, &options)?;
     }
     let registry = app.registry();
     if args.dry_run {
@@ -148,12 +148,22 @@ fn places(source: &SourceRecord, selection: &Selection) -> Vec<PathBuf> {
 }
 
 /// That the repository itself is not replaced, by nothing or by an older state of it.
-fn check_replaced(own: &Own, snapshot: &Snapshot, selection: &Selection) -> Result<()> {
+fn check_replaced(own: &Own, snapshot: &Snapshot, options: &RestoreOptions) -> Result<()> {
+    let selection = &options.selection;
     let chosen =
         |source: &&SourceRecord| selection.source.as_ref().is_none_or(|name| *name == source.name);
-    for place in snapshot.sources.iter().filter(chosen).flat_map(|s| places(s, selection)) {
-        own.check_replaced(&place)?;
-        own.check_target(&place)?;
+    for source in snapshot.sources.iter().filter(chosen) {
+        for place in places(source, selection) {
+            let place = match &options.to {
+                RestoreTo::Original => place,
+                RestoreTo::Directory(dir) => {
+                    let below = place.strip_prefix("/").unwrap_or(&place);
+                    dir.join(source.name.as_str()).join(below)
+                }
+            };
+            own.check_replaced(&place)?;
+            own.check_target(&place)?;
+        }
     }
     Ok(())
 }
@@ -242,7 +252,7 @@ fn restored(source: &SourceRestored, options: &RestoreOptions) -> Vec<String> {
     if !source.comparison.unproven.is_empty() {
         lines.push(format!("  unproven: {}", source.comparison.unproven.join(", ")));
     }
-    lines.extend(source.damaged.iter().map(|d| format!("  damaged, left out: {d}")));
+    lines.extend(source.damaged.iter().map(|d| format!("  damaged, left out: {}", once(d))));
     // A restore that allows damage reports it in both lists.
     let others = source.problems.iter().filter(|p| !source.damaged.contains(p));
     lines.extend(others.map(|p| format!("  problem: {p}")));
@@ -253,6 +263,13 @@ fn restored(source: &SourceRestored, options: &RestoreOptions) -> Vec<String> {
     lines.extend(source.notes.iter().map(|n| format!("  note: {n}")));
     lines.extend(undo(source));
     lines
+}
+
+/// `PATH: what is wrong` without the path a second time.
+fn once(damage: &str) -> String {
+    let Some((path, what)) = damage.split_once(": ") else { return damage.to_owned() };
+    let what = what.replace(&format!(" (path={path})"), "");
+    format!("{path}: {}", what.replace(&format!(", path={path})"), ")"))
 }
 
 /// Why no fact was compared, if that was to be expected.

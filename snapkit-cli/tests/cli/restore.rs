@@ -301,7 +301,7 @@ fn damage_is_refused_unless_it_may_be_left_out() {
       differs: tree.files was 2, is 1
       differs: tree.owners was [HEX], is [HEX]
       differs: tree.structure was [HEX], is [HEX]
-      damaged, left out: [DIR-IN-TREE]/work/data/sub/b.bin: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX]) (path=[DIR-IN-TREE]/work/data/sub/b.bin)
+      damaged, left out: [DIR-IN-TREE]/work/data/sub/b.bin: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX])
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     differs in [DURATION]

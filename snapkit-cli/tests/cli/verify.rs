@@ -183,7 +183,7 @@ fn another_repository_in_the_same_place_is_noticed() {
     assert!(env.run(["init", "-q", "--state-dir", "elsewhere"]).is_success());
     assert_snapshot!(env.run(["list"]), @"
     --- stderr
-    error: another repository stands where this machine knew one (location=[DIR]/repo, known=[HEX], found=[HEX])
+    error: another repository stands where this machine knew one (location=[DIR]/repo, known=[HEX], found=[HEX], repository=[HEX])
     hint: if you made a new repository there, tell snapkit with --accept-new-repository
     --- exit 4
     ");
