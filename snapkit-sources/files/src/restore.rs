@@ -179,7 +179,7 @@ fn examine(
     }
     if !original {
         return match place::holds_anything(cx, base)? {
-            true => Err(occupied(base.to_owned())),
+            true => Err(occupied(base)),
             false => Ok(()),
         };
     }
@@ -191,7 +191,7 @@ fn examine(
     for root in roots.outermost() {
         if let Some(path) = place::in_the_way(cx, &dirs, root.as_bytes())? {
             use std::os::unix::ffi::OsStrExt as _;
-            return Err(occupied(base.join(std::ffi::OsStr::from_bytes(&path))));
+            return Err(occupied(&base.join(std::ffi::OsStr::from_bytes(&path))));
         }
     }
     Ok(())

@@ -231,7 +231,7 @@ impl Merge<'_, '_> {
             }
             if !self.mover.writer.overwrite {
                 // It was not there when its entry came.
-                return Err(occupied(self.mover.layout().path(path)));
+                return Err(occupied(&self.mover.layout().path(path)));
             }
             self.replaced = true;
             let kept = self.make_room(parent)?;

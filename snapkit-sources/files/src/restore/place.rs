@@ -325,7 +325,7 @@ fn is_mounted(parent: &Arc<OwnedFd>, name: &[u8]) -> bool {
 }
 
 /// What a restore that may not replace anything says of what it finds.
-pub(super) fn occupied(path: PathBuf) -> Error {
+pub(super) fn occupied(path: &Path) -> Error {
     Error::new(Reason::TargetNotEmpty, "there is something where the restore goes")
         .with("path", escape(path.as_os_str().as_bytes()))
 }

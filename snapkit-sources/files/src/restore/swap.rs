@@ -140,7 +140,7 @@ fn replace(
         Ok(stat) if !mover.writer.overwrite => {
             // It was examined, but that is a while ago.
             if !is_dir(&stat) || !mover.remove_hollow(root).map_err(cannot)? {
-                return Err(occupied(layout.path(root)));
+                return Err(occupied(&layout.path(root)));
             }
             None
         }
@@ -196,7 +196,7 @@ fn fill(
         if !mover.writer.overwrite {
             let path = join(root, name);
             if !is_dir(&stat) || !mover.remove_hollow(&path).map_err(cannot)? {
-                return Err(occupied(layout.path(&path)));
+                return Err(occupied(&layout.path(&path)));
             }
             continue;
         }

@@ -129,7 +129,7 @@ impl Writer {
                 Err(Errno::NOENT) => {}
                 Ok(stat) if *directory && attributes::file_type(&stat) == FileType::Directory => {}
                 Ok(_) | Err(Errno::NOTDIR) => {
-                    return Err(occupied(self.layout.path(path.as_bytes())));
+                    return Err(occupied(&self.layout.path(path.as_bytes())));
                 }
                 Err(e) => return Err(cannot("examine what is at", path, e)),
             }
