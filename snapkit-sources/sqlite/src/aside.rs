@@ -125,40 +125,59 @@ fn free_name(dir: &Path, target: &Path) -> Result<PathBuf> {
 
 /// `.NAME.WHAT-RANDOM` in the directory of `target`; of a very long name only the start.
 pub(crate) fn hidden_beside(target: &Path, what: &str, cx: &Context) -> Result<PathBuf> {
+    hidden_in(target.parent().unwrap_or(Path::new("/")), target, what, cx)
+}
+
+/// The same in another directory.
+pub(crate) fn hidden_in(dir: &Path, target: &Path, what: &str, cx: &Context) -> Result<PathBuf> {
     let name = target.file_name().unwrap_or_default().as_bytes();
     let mut hidden = b".".to_vec();
     hidden.extend_from_slice(&name[..name.len().min(180)]);
     hidden.extend_from_slice(format!(".{what}-{}", token(cx)?).as_bytes());
-    Ok(target.with_file_name(std::ffi::OsString::from_vec(hidden)))
+    Ok(dir.join(std::ffi::OsString::from_vec(hidden)))
 }
 
 /// Make a staged file the database at `target`, where nothing may be.
-pub(crate) fn install(staged: Draft, target: &Path, meta: &ArtifactMeta) -> Result<Vec<String>> {
+pub(crate) fn install(
+    staged: Draft,
+    target: &Path,
+    meta: &ArtifactMeta,
+    cx: &Context,
+) -> Result<Vec<String>> {
     let problems = dress(staged.path(), meta)?;
-    let exists = |e| {
-        Error::new(Reason::TargetNotEmpty, "a database has appeared while it was being restored")
-            .with("path", shown(target))
-            .caused_by(std::io::Error::from(e))
-    };
     let fail = |e: std::io::Error| {
         Error::io("cannot put the database into place", e).with("path", shown(target))
     };
     match rustix::fs::renameat_with(CWD, staged.path(), CWD, target, RenameFlags::NOREPLACE) {
         Ok(()) => staged.keep(),
-        Err(Errno::EXIST) => return Err(exists(Errno::EXIST)),
+        // It was staged elsewhere.
+        Err(Errno::XDEV) => {
+            let (near, mut file) = Draft::create(hidden_beside(target, "snapkit", cx)?)?;
+            let mut from = std::fs::File::open(staged.path()).map_err(fail)?;
+            std::io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(fail)?;
+            drop(staged);
+            // Beside the target it is not elsewhere.
+            return install(near, target, meta, cx);
+        }
         // Not every file system can; a second name is as good, and `staged` takes the first away.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            match rustix::fs::linkat(CWD, staged.path(), CWD, target, rustix::fs::AtFlags::empty())
-            {
-                Ok(()) => drop(staged),
-                Err(Errno::EXIST) => return Err(exists(Errno::EXIST)),
-                Err(e) => return Err(fail(e.into())),
-            }
+            rustix::fs::linkat(CWD, staged.path(), CWD, target, rustix::fs::AtFlags::empty())
+                .map_err(|e| appeared_or(e, target))?;
+            drop(staged);
         }
-        Err(e) => return Err(fail(e.into())),
+        Err(e) => return Err(appeared_or(e, target)),
     }
     sync_directory(target.parent().unwrap_or(Path::new("/")))?;
     Ok(problems)
+}
+
+fn appeared_or(errno: Errno, target: &Path) -> Error {
+    let e = std::io::Error::from(errno);
+    if errno == Errno::EXIST {
+        let what = "a database has appeared while it was being restored";
+        return Error::new(Reason::TargetNotEmpty, what).with("path", shown(target)).caused_by(e);
+    }
+    Error::io("cannot put the database into place", e).with("path", shown(target))
 }
 
 /// Give a file the owner and the permissions that the database had.

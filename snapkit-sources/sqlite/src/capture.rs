@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
-use snapkit_core::facts::{Facts, Standing};
-use snapkit_core::source::{Capture, Consistency, Cut};
+use snapkit_core::facts::Standing;
+use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 use snapkit_core::tree::escape;
 use snapkit_core::{Error, Reason, Result};
 
@@ -182,11 +182,16 @@ impl Capture for SqliteCapture {
         }
     }
 
-    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<Facts> {
+    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
         let pin = Arc::clone(self.pin()?);
-        let facts = work(cx, move |job| gather(&pin, job, Standing::Pinned, Some(COUNTING))).await;
+        let gathered =
+            work(cx, move |job| gather(&pin, job, Standing::Pinned, Some(COUNTING))).await;
         self.release(cx).await?;
-        facts
+        let (facts, damage) = gathered?;
+        let mut report = CaptureReport::from(facts);
+        let place = self.meta.as_ref().map(|m| m.name.to_string()).unwrap_or_default();
+        report.problems.extend(damage.map(|e| (place, e)));
+        Ok(report)
     }
 
     async fn abort(mut self: Box<Self>, cx: &Context) -> Result<()> {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::error::{busy, code, shown, translate};
+use crate::error::{NOT_ONE, busy, code, shown, translate};
 use crate::holders::beside;
 
 /// How many steps of SQLite's virtual machine pass between two looks at whether to stop.
@@ -102,6 +102,7 @@ pub(crate) struct Client {
     connection: Connection,
     watch: Arc<Mutex<Watch>>,
     path: PathBuf,
+    access: Access,
 }
 
 fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
@@ -112,6 +113,27 @@ impl Client {
     /// Open a database that exists, waiting up to `patience` whenever a lock is needed. SQLite reads
     /// nothing yet: what is not a database shows at the first question.
     pub(crate) fn open(path: &Path, access: Access, patience: Duration, job: &Job) -> Result<Self> {
+        if access == Access::Source && !Self::is_database(path, job) {
+            return Err(Error::invalid(NOT_ONE).with("path", shown(path)));
+        }
+        Self::open_unseen(path, access, patience, job)
+    }
+
+    /// Whether SQLite takes a file for a database. SQLite takes what lies beside a file for its journal, and
+    /// plays it back or deletes it, before it looks whether the file is a database at all. So it is asked
+    /// in the one way that looks at nothing else, takes no lock and changes nothing. An encrypted database is
+    /// none. What cannot be said now, the one who opens it will hear.
+    pub(crate) fn is_database(path: &Path, job: &Job) -> bool {
+        let Ok(client) = Self::open_unseen(path, Access::Immutable, Duration::ZERO, job) else {
+            return true;
+        };
+        let answer = client
+            .connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+        !answer.is_err_and(|e| code(&e) == Some(rusqlite::ErrorCode::NotADatabase))
+    }
+
+    fn open_unseen(path: &Path, access: Access, patience: Duration, job: &Job) -> Result<Self> {
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
         let opened = if access == Access::Immutable {
             let flags = shared | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -129,7 +151,7 @@ impl Client {
         }));
         watched(&mut connection, &watch, patience).map_err(fail)?;
         configure(&connection, path, access).map_err(fail)?;
-        Ok(Self { connection, watch, path: path.to_owned() })
+        Ok(Self { connection, watch, path: path.to_owned(), access })
     }
 
     /// Where it is.
@@ -182,12 +204,27 @@ impl Client {
 
     /// The number that a query answers.
     pub(crate) fn number(&self, sql: &str) -> Result<i64> {
-        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|e| self.fail(e, READ))
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|e| self.unanswered(e))
     }
 
     /// The text that a query answers.
     pub(crate) fn text(&self, sql: &str) -> Result<String> {
-        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|e| self.fail(e, READ))
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|e| self.unanswered(e))
+    }
+
+    /// A question was not answered. Where the answer is wanted for writing, a lock is in the way of that.
+    fn unanswered(&self, error: rusqlite::Error) -> Error {
+        let locked = matches!(
+            code(&error),
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+        );
+        let writing = matches!(self.access, Access::Target | Access::TargetAlone);
+        self.fail(error, if locked && writing { WRITE } else { READ })
+    }
+
+    /// A number that is another one whenever somebody else has committed since it was last asked for.
+    pub(crate) fn version(&self) -> Result<i64> {
+        self.number("PRAGMA data_version")
     }
 
     /// Whether it is in WAL mode.
@@ -256,6 +293,9 @@ impl Client {
 
 const READ: &str = "cannot read the database";
 
+/// What is being done where a database is overwritten.
+pub(crate) const WRITE: &str = "cannot write the database";
+
 /// How many pages to copy between two looks at whether to stop.
 pub(crate) fn copy_step(page_size: u32) -> i32 {
     i32::try_from(COPY_STEP / page_size.max(512)).unwrap_or(16).max(16)
@@ -273,7 +313,7 @@ pub(crate) fn copied(
         Ok(done @ (StepResult::Done | StepResult::More)) => Ok(done),
         Ok(_) => {
             job.check()?;
-            Err(busy("cannot write the database", place))
+            Err(busy(WRITE, place))
         }
         Err(e) => {
             job.check()?;

@@ -8,6 +8,9 @@ use snapkit_core::{Error, Reason};
 
 use crate::holders::holders;
 
+/// What is said of a file that is no database.
+pub(crate) const NOT_ONE: &str = "not a SQLite database, or an encrypted one";
+
 /// Shows a path in an error.
 pub(crate) fn shown(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
@@ -25,7 +28,7 @@ pub(crate) fn translate(error: rusqlite::Error, what: &str, path: &Path) -> Erro
         Some(Code::DatabaseBusy | Code::DatabaseLocked | Code::FileLockingProtocolFailed) => {
             return busy(what, path).caused_by(error);
         }
-        Some(Code::NotADatabase) => Error::invalid("not a SQLite database, or an encrypted one"),
+        Some(Code::NotADatabase) => Error::invalid(NOT_ONE),
         Some(Code::DatabaseCorrupt) => Error::corrupt(format!("{what}: the database is damaged")),
         Some(Code::CannotOpen | Code::PermissionDenied | Code::ReadOnly) => refused(what, path),
         Some(Code::DiskFull) => Error::new(Reason::NoSpace, format!("{what}: no space is left")),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use snapkit_core::Result;
 use snapkit_core::facts::{Fact, FactValue, Facts, Standing};
 use snapkit_core::tree::escape;
+use snapkit_core::{Error, Result};
 
 use crate::client::{Client, Job};
 use crate::pin::Pin;
@@ -21,13 +21,14 @@ pub(crate) const COUNTING: Duration = Duration::from_secs(5);
 /// The longest name of a table that is shown whole, in bytes.
 const SHOWN_NAME: usize = 200;
 
-/// Facts of a pinned database. Rows are counted within `budget`, or as long as it takes.
+/// Facts of a pinned database, and the damage that was met. Rows are counted within `budget`, or as long as
+/// it takes.
 pub(crate) fn gather(
     pin: &Arc<Pin>,
     job: &Job,
     standing: Standing,
     budget: Option<Duration>,
-) -> Result<Facts> {
+) -> Result<(Facts, Option<Error>)> {
     let mut facts = Facts::new();
     let mut put = |name: &str, value: FactValue| {
         facts.0.insert(name.to_owned(), Fact { standing, value });
@@ -46,13 +47,13 @@ pub(crate) fn gather(
         Some(digest) => put("pages", digest.into()),
         None => facts.unknown("pages", "the content was not read to its end"),
     }
-    pin.ask(job, |client| {
+    let damage = pin.ask(job, |client| {
         client.limit(budget);
         let counted = count_rows(client, job, &tables, standing, &mut facts);
         client.limit(None);
         counted
     })?;
-    Ok(facts)
+    Ok((facts, damage))
 }
 
 /// Digest of the schema: every table, index, view and trigger with the text that made it, sorted.
@@ -90,14 +91,15 @@ pub(crate) fn tables(client: &Client) -> Result<Vec<Vec<u8>>> {
     list().map_err(|e| client.fail(e, "cannot read the schema"))
 }
 
-/// A fact `rows.TABLE` for each table.
+/// A fact `rows.TABLE` for each table, and the first damage that was met.
 fn count_rows(
     client: &Client,
     job: &Job,
     tables: &[Vec<u8>],
     standing: Standing,
     facts: &mut Facts,
-) -> Result<()> {
+) -> Result<Option<Error>> {
+    let mut damage = None;
     for (i, table) in tables.iter().enumerate() {
         job.check()?;
         let fact = fact_name(table);
@@ -117,10 +119,13 @@ fn count_rows(
             Err(e) => {
                 job.check()?;
                 facts.unknown(fact, format!("rows cannot be counted: {e}"));
+                if crate::error::code(&e) == Some(rusqlite::ErrorCode::DatabaseCorrupt) {
+                    damage = damage.or(Some(client.fail(e, "cannot count rows")));
+                }
             }
         }
     }
-    Ok(())
+    Ok(damage)
 }
 
 fn count(client: &Client, table: &[u8]) -> rusqlite::Result<i64> {

@@ -70,6 +70,9 @@ fn pin(path: &Path, patience: Duration, job: &Job) -> Result<Option<Arc<Pin>>> {
     if !meta.is_file() || meta.len() == 0 {
         return Ok(None);
     }
+    if !Client::is_database(&path, job) {
+        return Ok(None);
+    }
     let client = Client::open(&path, Access::Source, patience, job)?;
     if !is_database(&client)? {
         return Ok(None);

@@ -30,6 +30,7 @@ mod live;
 mod pages;
 mod pin;
 mod restore;
+mod room;
 mod scratch;
 mod source;
 mod undo;

@@ -2,14 +2,16 @@
 //! in one transaction, so that they see the old state or the new one and nothing else.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use snapkit_core::{Error, Reason, Result};
 
 use crate::aside::Recovery;
-use crate::client::{Access, Client, Job, copied, copy_step, is_emptied};
-use crate::error::{busy, emptied, shown};
+use crate::client::{Access, Client, Job, WRITE, copied, copy_step, is_emptied};
+use crate::error::{NOT_ONE, busy, emptied, shown};
+use crate::pin::Pin;
 use crate::scratch::{Draft, sync_directory};
 
 /// How an attempt ended.
@@ -23,27 +25,60 @@ pub(crate) enum Outcome {
         page_size_changed_in_wal: bool,
         /// What did not work, without harm to the content.
         problems: Vec<String>,
+        /// The new content, if it is to be read back.
+        seen: Option<Result<Seen>>,
     },
     /// What is there cannot be read as a database, and nothing was done.
     Unreadable(Error),
+}
+
+/// The new content, held still.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// A moment after it was written.
+    pub(crate) pin: Arc<Pin>,
+    /// Whether somebody else may have committed between the two. In rollback mode nobody can have.
+    pub(crate) raced: bool,
+}
+
+impl Seen {
+    /// Hold still what a client has just written. `before` is the version that it had seen last; without
+    /// one nobody else could write.
+    pub(crate) fn take(client: Client, before: Option<i64>, job: &Job) -> Result<Self> {
+        let pin = Pin::take(client, job)?;
+        let raced = before.is_some_and(|before| before != pin.version());
+        Ok(Self { pin: Arc::new(pin), raced })
+    }
+}
+
+/// How a target is overwritten.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// How long to wait for a lock.
+    pub(crate) patience: Duration,
+    /// Whether the new content is wanted for reading back.
+    pub(crate) read_back: bool,
 }
 
 /// Overwrite `target` with the checked database in `staged`, and keep the old content. The journal
 /// mode stays what it is in the target. On any error the target is unchanged.
 ///
 /// A WAL target may have readers; they keep what they see until their transaction ends. An open write
-/// transaction, or in rollback mode any open transaction, is `busy` once `patience` is used up.
+/// transaction, or in rollback mode any open transaction, is `busy` once the patience is used up.
 pub(crate) fn replace(
     staged: &Path,
     target: &Path,
-    patience: Duration,
+    how: How,
     recovery: &mut Recovery,
     job: &Job,
 ) -> Result<Outcome> {
     if is_emptied(target) {
         return Ok(Outcome::Unreadable(emptied(target)));
     }
-    let client = Client::open(target, Access::Target, patience, job)?;
+    if !Client::is_database(target, job) {
+        return Ok(Outcome::Unreadable(Error::invalid(NOT_ONE).with("path", shown(target))));
+    }
+    let client = Client::open(target, Access::Target, how.patience, job)?;
     let (wal, page_size) = match (client.is_wal(), client.page_size(), client.page_count()) {
         (Ok(wal), Ok(page_size), Ok(_)) => (wal, page_size),
         (Err(e), _, _) | (_, Err(e), _) | (_, _, Err(e)) => {
@@ -56,13 +91,14 @@ pub(crate) fn replace(
     client.tidy_on_close()?;
     let other = Client::open(staged, Access::Immutable, Duration::ZERO, job)?.page_size()?;
     let page_size_changed_in_wal = wal && other != page_size;
-    let (kept, problems) = if wal && other == page_size {
-        (under_readers(staged, client, patience, recovery, job)?, Vec::new())
+    let (kept, problems, seen) = if wal && other == page_size {
+        let (kept, seen) = under_readers(staged, client, how, recovery, job)?;
+        (kept, Vec::new(), seen)
     } else {
         drop(client);
-        alone(staged, target, wal, patience, recovery, job)?
+        alone(staged, target, wal, how, recovery, job)?
     };
-    Ok(Outcome::Replaced { kept, page_size_changed_in_wal, problems })
+    Ok(Outcome::Replaced { kept, page_size_changed_in_wal, problems, seen })
 }
 
 /// In WAL mode: the write lock keeps writers out, from before the old content is copied until the new
@@ -70,11 +106,12 @@ pub(crate) fn replace(
 fn under_readers(
     staged: &Path,
     mut target: Client,
-    patience: Duration,
+    how: How,
     recovery: &mut Recovery,
     job: &Job,
-) -> Result<PathBuf> {
+) -> Result<(PathBuf, Option<Result<Seen>>)> {
     target.run("PRAGMA synchronous = FULL", WRITE)?;
+    let before = target.version()?;
     let path = target.path().to_owned();
     let staged = Client::open(staged, Access::Immutable, Duration::ZERO, job)?;
     let step = copy_step(staged.page_size()?);
@@ -82,18 +119,28 @@ fn under_readers(
         .map_err(|e| staged.fail(e, WRITE))?;
     copied(&backup, 0, job, &path)?;
     let kept = {
-        let old = Client::open(&path, Access::Source, patience, job)?;
+        let old = Client::open(&path, Access::Source, how.patience, job)?;
         keep(&old, recovery, job)?
     };
     while copied(&backup, step, job, &path)? != StepResult::Done {}
     drop(backup);
-    // Only so that the log does not stay as long as the database; readers may prevent it.
-    if let Err(e) = target.run("PRAGMA wal_checkpoint(PASSIVE)", WRITE) {
-        tracing::debug!(path = %shown(&path), error = %e, "the log was not folded into the database");
-    }
     let place = kept.path().to_owned();
     kept.keep();
-    Ok(place)
+    // The next transaction of this connection tells whether it is the next of all. Whatever else there
+    // is to do comes after it.
+    if how.read_back {
+        return Ok((place, Some(Seen::take(target, Some(before), job))));
+    }
+    fold(&target);
+    Ok((place, None))
+}
+
+/// Fold the log into the database, only so that it does not stay as long as the database. Readers may
+/// prevent it.
+pub(crate) fn fold(target: &Client) {
+    if let Err(e) = target.run("PRAGMA wal_checkpoint(PASSIVE)", WRITE) {
+        tracing::debug!(path = %shown(target.path()), error = %e, "the log was not folded into the database");
+    }
 }
 
 /// With nobody else using the database: in rollback mode, and where the page size changes.
@@ -101,10 +148,11 @@ fn alone(
     staged: &Path,
     target: &Path,
     wal: bool,
-    patience: Duration,
+    how: How,
     recovery: &mut Recovery,
     job: &Job,
-) -> Result<(PathBuf, Vec<String>)> {
+) -> Result<(PathBuf, Vec<String>, Option<Result<Seen>>)> {
+    let patience = how.patience;
     without_log(staged, job)?;
     let mut client = if wal {
         let client = Client::open(target, Access::TargetAlone, patience, job)?;
@@ -135,7 +183,13 @@ fn alone(
             return Err(e);
         }
     };
-    drop(client);
+    // With the lock still there, which goes with the client.
+    let seen = if how.read_back {
+        Some(Seen::take(client, None, job))
+    } else {
+        drop(client);
+        None
+    };
     let mut problems = Vec::new();
     if wal {
         let back = Client::open(target, Access::Target, patience, job)
@@ -150,7 +204,7 @@ fn alone(
     }
     let place = kept.path().to_owned();
     kept.keep();
-    Ok((place, problems))
+    Ok((place, problems, seen))
 }
 
 fn overwrite(
@@ -191,5 +245,3 @@ fn without_log(staged: &Path, job: &Job) -> Result<()> {
     }
     Ok(())
 }
-
-const WRITE: &str = "cannot write the database";

@@ -65,6 +65,8 @@ struct Held {
 pub(crate) struct Pin {
     about: About,
     moment: (Timestamp, Timestamp),
+    /// See [`Client::version`].
+    version: i64,
     held: Mutex<Option<Held>>,
     pages: Mutex<Option<String>>,
 }
@@ -76,10 +78,14 @@ impl Pin {
         live.attend(job);
         let moment = live.begin_read()?;
         let about = About::read(&live)?;
-        if about.wal && has_page_table(&live)? {
-            return Ok(Self::new(about, moment, Held { client: live, copy: None }));
-        }
-        Self::copy(&live, about, moment, job)
+        let version = live.version()?;
+        let mut pin = if about.wal && has_page_table(&live)? {
+            Self::new(about, moment, Held { client: live, copy: None })
+        } else {
+            Self::copy(&live, about, moment, job)?
+        };
+        pin.version = version;
+        Ok(pin)
     }
 
     /// Pin by a copy, whatever the journal mode. A read transaction must be open.
@@ -112,7 +118,7 @@ impl Pin {
     }
 
     fn new(about: About, moment: (Timestamp, Timestamp), held: Held) -> Self {
-        Self { about, moment, held: Mutex::new(Some(held)), pages: Mutex::new(None) }
+        Self { about, moment, version: 0, held: Mutex::new(Some(held)), pages: Mutex::new(None) }
     }
 
     /// What is known of it.
@@ -123,6 +129,22 @@ impl Pin {
     /// When it was so: not before the first, not after the second.
     pub(crate) fn moment(&self) -> (Timestamp, Timestamp) {
         self.moment
+    }
+
+    /// The live database's [`Client::version`] at that moment.
+    pub(crate) fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Let go of the moment, and do something more with the live database, if it is held.
+    pub(crate) fn end<T>(&self, job: &Job, f: impl FnOnce(&Client) -> T) -> Option<T> {
+        let held = self.lock().take()?;
+        if held.copy.is_some() {
+            return None;
+        }
+        held.client.attend(job);
+        held.client.rollback();
+        Some(f(&held.client))
     }
 
     /// The digest of its pages, once a reader has come to the end.

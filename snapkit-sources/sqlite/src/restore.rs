@@ -15,16 +15,17 @@ use snapkit_core::facts::{Difference, Facts, Standing};
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::aside::{Recovery, hidden_beside, install, put_back};
+use crate::aside::{Recovery, hidden_in, install, put_back};
 use crate::client::{Access, Client, Job, work};
 use crate::config::SqliteConfig;
 use crate::error::{busy, shown};
 use crate::facts::gather;
 use crate::holders::{beside, holders};
 use crate::integrity::{Examination, examine, examine_file};
-use crate::live::{Outcome, replace};
+use crate::live::{How, Outcome, Seen, fold, replace};
 use crate::pages::{HEADER, PageDigest, page_size_of};
 use crate::pin::Pin;
+use crate::room::{self, Made};
 use crate::scratch::{Draft, require_space};
 use crate::undo;
 
@@ -42,6 +43,10 @@ pub(crate) struct SqliteRestore {
 #[derive(Clone, Debug)]
 struct Plan {
     target: PathBuf,
+    /// Where it is staged.
+    staging: PathBuf,
+    /// Whether it goes to where it was, so that directories which lead there are made.
+    original: bool,
     patience: Duration,
     overwrite: bool,
     recovery: Option<PathBuf>,
@@ -73,6 +78,8 @@ impl SqliteRestore {
         let pages = request.record.facts.0.get("pages").filter(|f| f.standing == Standing::Pinned);
         let plan = Plan {
             target,
+            staging: PathBuf::new(),
+            original: request.target == Target::Original,
             patience: config.busy_timeout,
             overwrite: request.overwrite,
             recovery: request.recovery.clone(),
@@ -95,12 +102,20 @@ impl Plan {
                     .caused_by(e)
             })?;
         }
-        let dir = self.target.parent().unwrap_or(Path::new("/"));
+        let parent = self.target.parent().unwrap_or(Path::new("/")).to_owned();
+        let there = room::nearest(&parent)?;
+        let dir = if self.original { there } else { parent.as_path() };
         may(
             dir,
             May::WRITE_OK | May::EXEC_OK,
             "the directory of the target may not be written to",
         )?;
+        // Other sources may have to move what is around the target.
+        self.staging = match &self.recovery {
+            Some(recovery) if self.overwrite => recovery.clone(),
+            _ if self.original => room::staging(dir),
+            _ => dir.to_owned(),
+        };
         let old = match std::fs::metadata(&self.target) {
             Ok(meta) => Some(meta),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -112,6 +127,9 @@ impl Plan {
         };
         let Some(old) = old else {
             require_space(dir, size, "the restored database")?;
+            if self.staging != dir {
+                require_space(&self.staging, size, "the restored database")?;
+            }
             return Ok(self);
         };
         if !self.overwrite {
@@ -124,9 +142,12 @@ impl Plan {
         // Staging, the journal or log of the replacement, its growth, and the copy of the old state.
         let log = std::fs::metadata(beside(&self.target, "-wal")).map_or(0, |m| m.len());
         let old = old.len().saturating_add(log);
-        let need = size.saturating_add(size.max(old)).saturating_add(size.saturating_sub(old));
         let recovery = self.recovery.as_deref().unwrap_or(dir);
-        require_space(recovery, old, "a copy of the old state")?;
+        let mut kept = old;
+        let mut need = size.max(old).saturating_add(size.saturating_sub(old));
+        let staged = if self.staging == recovery { &mut kept } else { &mut need };
+        *staged = staged.saturating_add(size);
+        require_space(recovery, kept, "a copy of the old state")?;
         require_space(dir, need, "replacing the database")?;
         Ok(self)
     }
@@ -137,19 +158,27 @@ impl Plan {
     }
 
     /// Make the staged database visible.
-    fn place(&self, staged: Draft, meta: &ArtifactMeta, job: &Job) -> Result<RestoreReport> {
+    fn place(
+        &self,
+        staged: Draft,
+        meta: &ArtifactMeta,
+        job: &Job,
+    ) -> Result<(RestoreReport, Option<Result<Seen>>)> {
         let mut report = RestoreReport::default();
+        let parent = self.target.parent().unwrap_or(Path::new("/"));
+        let made = if self.original { Made::make(parent)? } else { Made::default() };
         let mut recovery = Recovery::new(self.recovery.clone(), self.target.clone());
         if std::fs::symlink_metadata(&self.target).is_ok() {
             if !self.overwrite {
                 return Err(self.not_empty());
             }
-            match replace(staged.path(), &self.target, self.patience, &mut recovery, job)? {
-                Outcome::Replaced { kept, page_size_changed_in_wal, problems } => {
+            let how = How { patience: self.patience, read_back: self.read_back };
+            match replace(staged.path(), &self.target, how, &mut recovery, job)? {
+                Outcome::Replaced { kept, page_size_changed_in_wal, problems, seen } => {
                     report.problems = problems;
                     report.notes.push(format!("the old content was copied to {}", shown(&kept)));
                     report.undo = undo::by_copy(&self.target, &kept, page_size_changed_in_wal);
-                    return Ok(report);
+                    return Ok((report, seen));
                 }
                 Outcome::Unreadable(why) => {
                     if !holders(&self.target).is_empty() {
@@ -162,7 +191,7 @@ impl Plan {
         job.check()?;
         // What lies beside a missing database would be replayed into the restored one.
         let moved = recovery.take(job.cx())?;
-        match install(staged, &self.target, meta) {
+        match install(staged, &self.target, meta, job.cx()) {
             Ok(problems) => report.problems = problems,
             Err(e) => {
                 put_back(&moved);
@@ -176,7 +205,8 @@ impl Plan {
             report.notes.extend(moves);
             report.undo = undo::by_moving(&self.target, &moved);
         }
-        Ok(report)
+        report.notes.extend(made.keep());
+        Ok((report, None))
     }
 }
 
@@ -291,7 +321,7 @@ impl Restore for SqliteRestore {
             );
         }
         let body = body.into_bytes()?;
-        let path = hidden_beside(&self.plan.target, "snapkit", cx)?;
+        let path = hidden_in(&self.plan.staging, &self.plan.target, "snapkit", cx)?;
         let (draft, len, pages) = stage(cx, path, body).await?;
         let expected = self.plan.pages.clone();
         let draft = work(cx, move |job| {
@@ -313,14 +343,15 @@ impl Restore for SqliteRestore {
         let (draft, meta) =
             self.staged.take().ok_or_else(|| Error::invalid("nothing was put to be restored"))?;
         let plan = self.plan.clone();
-        let mut report = work(cx, move |job| plan.place(draft, &meta, job)).await?;
+        let (mut report, seen) = work(cx, move |job| plan.place(draft, &meta, job)).await?;
         if self.plan.read_back {
             let plan = self.plan.clone();
-            match work(cx, move |job| examine_target(&plan, job)).await {
-                Ok((facts, found)) => {
-                    report.facts = facts;
-                    report.differences = found.damage.into_iter().map(difference).collect();
-                    report.notes.extend(found.remarks);
+            match work(cx, move |job| plan.look_at(seen, job)).await {
+                Ok(looked) => {
+                    report.facts = looked.facts;
+                    report.differences = looked.found.damage.into_iter().map(difference).collect();
+                    report.notes.extend(looked.found.remarks);
+                    report.notes.extend(looked.note);
                 }
                 // The restore is done, and how to undo it must be told.
                 Err(e) => report.problems.push(format!("it could not be read back: {}", e.chain())),
@@ -344,18 +375,130 @@ fn difference(line: String) -> Difference {
     Difference { fact: "integrity".to_owned(), expected: "ok".to_owned(), found: line }
 }
 
-/// Open the target anew and look at all of it.
-fn examine_target(plan: &Plan, job: &Job) -> Result<(Facts, Examination)> {
-    let client = Client::open(&plan.target, Access::Source, plan.patience, job)?;
-    let pin = Arc::new(Pin::take(client, job)?);
-    let facts = observe(&pin, job)?;
+/// What reading back found.
+struct Looked {
+    facts: Facts,
+    found: Examination,
+    note: Option<String>,
+}
+
+impl Plan {
+    /// Look at all of what is now in the target: at what was held still when it was written, so that
+    /// what others write from then on does not count, or else at what is found.
+    fn look_at(&self, seen: Option<Result<Seen>>, job: &Job) -> Result<Looked> {
+        let Some(seen) = seen.transpose()? else {
+            let client = Client::open(&self.target, Access::Source, self.patience, job)?;
+            let pin = Arc::new(Pin::take(client, job)?);
+            let (facts, found) = examine_pinned(&pin, job)?;
+            pin.release();
+            return Ok(Looked { facts, found, note: None });
+        };
+        let pin = seen.pin;
+        let looked = examine_pinned(&pin, job);
+        let version = pin.version();
+        let later = pin.end(job, |client| {
+            let later = client.version().is_ok_and(|now| now != version);
+            fold(client);
+            later
+        });
+        let (mut facts, found) = looked?;
+        let mut note = None;
+        let same = pin.pages().is_some() && pin.pages() == self.pages;
+        if seen.raced && !same {
+            // What was put is not to be seen any more. That is no proof of anything.
+            let why = "the database was written to before it could be read back";
+            let names: Vec<String> = facts.0.keys().cloned().collect();
+            names.into_iter().for_each(|name| facts.unknown(name, why));
+            note = Some(format!("{why}: what was put was checked before, and is not proven after"));
+        } else if later == Some(true) {
+            note = Some(
+                "the database was written to since; what was read back is what was there before that"
+                    .to_owned(),
+            );
+        }
+        Ok(Looked { facts, found, note })
+    }
+}
+
+fn examine_pinned(pin: &Arc<Pin>, job: &Job) -> Result<(Facts, Examination)> {
+    let facts = observe(pin, job)?;
     let found = pin.ask(job, |client| examine(client, job))?;
-    pin.release();
     Ok((facts, found))
 }
 
 /// Facts of a pinned live database, its pages included.
 pub(crate) fn observe(pin: &Arc<Pin>, job: &Job) -> Result<Facts> {
     pin.digest(job)?;
-    gather(pin, job, Standing::Observed, None)
+    gather(pin, job, Standing::Observed, None).map(|(facts, _)| facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    /// What another connection does while a new content is held still, or before that.
+    async fn looked(before: &str, after: &str) -> (Looked, Option<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("app.db");
+        let other = Connection::open(&target).unwrap();
+        other
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1)",
+            )
+            .unwrap();
+        let mut plan = Plan {
+            target,
+            staging: PathBuf::new(),
+            original: true,
+            patience: Duration::ZERO,
+            overwrite: true,
+            recovery: None,
+            read_back: true,
+            pages: None,
+        };
+        let (before, after) = (before.to_owned(), after.to_owned());
+        let cx = Context::system();
+        let looked = work(&cx, move |job| {
+            let client = Client::open(&plan.target, Access::Target, plan.patience, job)?;
+            let pin = Arc::new(Pin::take(client, job)?);
+            pin.digest(job)?;
+            plan.pages = pin.pages();
+            drop(pin);
+            let client = Client::open(&plan.target, Access::Target, plan.patience, job)?;
+            // As a replacement does: its own commit is not one of somebody else.
+            let version = client.version()?;
+            client.run("UPDATE t SET x = 1", "")?;
+            other.execute_batch(&before).unwrap();
+            let seen = Seen::take(client, Some(version), job)?;
+            other.execute_batch(&after).unwrap();
+            Ok((plan.look_at(Some(Ok(seen)), job)?, plan.pages))
+        });
+        looked.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_others_write_later_does_not_count() {
+        let (looked, pages) = looked("", "INSERT INTO t VALUES (2)").await;
+        assert_eq!(looked.facts.0["rows.t"].value, 1i64.into());
+        assert!(looked.facts.0["pages"].value.to_string() == pages.unwrap());
+        assert!(looked.note.unwrap().contains("written to since"));
+    }
+
+    #[tokio::test]
+    async fn what_was_written_over_at_once_is_neither_proven_nor_wrong() {
+        let (first, _) = looked("INSERT INTO t VALUES (2)", "").await;
+        let unknown = |f: &snapkit_core::facts::Fact| f.standing == Standing::Unknown;
+        assert!(
+            first.facts.0.len() > 5 && first.facts.0.values().all(unknown),
+            "{:?}",
+            first.facts
+        );
+        assert!(first.note.unwrap().contains("before it could be read back"));
+        // With nobody else there is nothing to say.
+        let (quiet, pages) = looked("", "").await;
+        assert_eq!(quiet.note, None);
+        assert_eq!(quiet.facts.0["pages"].value.to_string(), pages.unwrap());
+    }
 }

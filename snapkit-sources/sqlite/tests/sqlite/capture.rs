@@ -328,7 +328,7 @@ async fn nothing_is_held_after_an_abort_a_drop_or_a_cancellation() {
                 )),
                 "finish" => {
                     let facts = capture.finish(&cx).await.unwrap();
-                    assert_eq!(facts.0["pages"].standing, Standing::Unknown);
+                    assert_eq!(facts.facts.0["pages"].standing, Standing::Unknown);
                 }
                 _ => {
                     capture.abort(&cx).await.unwrap();

@@ -9,7 +9,9 @@ use snapkit_core::context::Context;
 use snapkit_core::{Reason, Result};
 use snapkit_source_sqlite::ImageReader;
 
-use crate::support::{assert_bank, bank, number};
+use snapkit_core::source::Source as _;
+
+use crate::support::{assert_bank, bank, capture, names, number, source};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_of_databases_and_of_nothing_else() {
@@ -49,4 +51,73 @@ async fn a_locked_database_is_busy_and_not_nothing() {
     let reader = ImageReader::new(Duration::from_millis(100));
     let e = reader.image(&Context::system(), &path).await.unwrap_err();
     assert_eq!(e.reason(), Reason::Busy);
+}
+
+/// What SQLite would take for a hot journal: it deletes or plays one back when it opens what is beside it.
+fn journal() -> Vec<u8> {
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for number in [0xffff_ffff_u32, 0, 2, 512, 4096] {
+        journal.extend(number.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    journal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_beside_a_file_that_is_no_database_is_left_alone() {
+    for content in [&b"my notes"[..], &[7; 16 << 10]] {
+        for (suffix, beside) in [
+            ("-journal", b"important".to_vec()),
+            ("-journal", journal()),
+            ("-wal", vec![1; 40_000]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("notes.db");
+            std::fs::write(&path, content).unwrap();
+            let journal = dir.path().join(format!("notes.db{suffix}"));
+            std::fs::write(&journal, &beside).unwrap();
+            let before = names(dir.path());
+            let image = ImageReader::default().image(&Context::system(), &path).await.unwrap();
+            assert!(image.is_none());
+            let e = capture(&path).await.err().unwrap();
+            assert_eq!(e.reason(), Reason::InvalidArgument, "{e:?}");
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+            assert_eq!(std::fs::read(&journal).unwrap(), beside);
+            assert_eq!(names(dir.path()), before);
+        }
+    }
+    // The naive way: SQLite itself, only asked what is in it.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.db");
+    std::fs::write(&path, "my notes").unwrap();
+    std::fs::write(dir.path().join("notes.db-journal"), "important").unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    assert!(db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).is_err());
+    assert_eq!(names(dir.path()), ["notes.db"], "it deletes the other file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_captured_and_it_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let db = bank(&path, "DELETE");
+    let pages = number(&db, "PRAGMA page_count");
+    drop(db);
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    for page in 2..u64::try_from(pages).unwrap() {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 4096], page * 4096).unwrap();
+    }
+    let source = source(&path);
+    let cx = Context::system();
+    let mut capture = source.capture(&cx, None).await.unwrap();
+    capture.freeze(&cx).await.unwrap();
+    capture.thaw(&cx).await.unwrap();
+    let meta = capture.next(&cx).await.unwrap().unwrap();
+    let body = capture.open(&cx, &meta.name).await.unwrap().into_bytes().unwrap();
+    let bytes = body.try_collect::<Vec<_>>().await.unwrap().concat();
+    let there = std::fs::read(&path).unwrap();
+    assert!(bytes[4096..] == there[4096..], "all of it that there is");
+    let report = capture.finish(&cx).await.unwrap();
+    let (place, e) = &report.problems[0];
+    assert_eq!((place.as_str(), e.reason()), ("app.db", Reason::Corrupt), "{e}");
 }

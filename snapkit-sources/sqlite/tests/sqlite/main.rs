@@ -5,6 +5,7 @@ mod capture;
 mod child;
 mod conformance;
 mod image;
+mod in_place;
 mod replace;
 mod restore;
 mod rights;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use snapkit_core::Reason;
 use snapkit_core::context::Context;
+use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::source::Source as _;
 
 use crate::child::Other;
@@ -68,6 +69,7 @@ async fn over_a_wal_database_with_a_reader() {
     let mut reader = Other::start("read", &path);
     let report = overwrite(&source(&path), &captured, &recovery).await.unwrap();
     assert_match(&captured, &report);
+    assert_eq!(report.notes.len(), 1, "nobody else wrote: {report:?}");
     assert_eq!(reader.go(), "same", "the reader keeps what it sees");
     assert_eq!(reader.go(), ACCOUNTS.to_string(), "and then sees what was restored");
     assert_eq!(count(&host), ACCOUNTS);
@@ -93,6 +95,7 @@ async fn over_a_database_that_is_being_written() {
         let start = cx.monotonic();
         let e = overwrite(&source, &captured, &recovery).await.unwrap_err();
         assert_eq!(e.reason(), Reason::Busy, "{mode}: {e}");
+        assert!(e.message().starts_with("cannot write the database: another"), "{e}");
         assert!(e.message().contains("stop that program"), "{e}");
         assert!(e.context().iter().any(|(k, v)| *k == "held_by" && v.contains("process")), "{e}");
         assert!(cx.monotonic() - start < Duration::from_secs(10));
@@ -153,8 +156,19 @@ async fn beside_a_busy_writer_nothing_that_was_committed_is_lost() {
         let (mut kept, mut done) = (0, 0);
         for i in 0..if long() { 100 } else { 10 } {
             let report = overwrite(&source(&path), &captured, &recovery).await.unwrap();
-            // The writer goes on, so that what is read back may be newer.
+            // The writer goes on, and what it writes is not held against what was restored.
             assert!(report.differences.is_empty(), "{mode} {report:?}");
+            match captured.facts.compare(&report.facts).verdict {
+                RestoreVerdict::Match => {}
+                // It was quicker than the reading back.
+                RestoreVerdict::Unproven => {
+                    assert!(
+                        report.notes.iter().any(|n| n.contains("written to before")),
+                        "{report:?}"
+                    );
+                }
+                verdict => panic!("{mode} {verdict:?} {report:?}"),
+            }
             let name = if i == 0 { "app.db".to_owned() } else { format!("app.db.{i}") };
             kept += number(&assert_bank(&recovery.join(name)), "SELECT n FROM transfers");
             done = i;

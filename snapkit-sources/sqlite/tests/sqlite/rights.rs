@@ -170,7 +170,7 @@ async fn on_a_full_disk() {
 async fn a_target_whose_disk_fills_up_is_unchanged() {
     for mode in ["WAL", "DELETE"] {
         let (dir, path, recovery) = place();
-        let Some(tiny) = Tiny::mount(dir.path().join("tiny"), "700k") else { return };
+        let Some(tiny) = Tiny::mount(dir.path().join("tiny"), "400k") else { return };
         let db = bank(&path, mode);
         db.execute_batch(
             "CREATE TABLE filler (x); WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i WHERE x < 95)

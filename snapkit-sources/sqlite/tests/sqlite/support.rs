@@ -103,7 +103,7 @@ pub async fn capture_with(cx: &Context, source: &Sqlite) -> Result<Captured> {
     let bytes = pieces.concat();
     assert_eq!(meta.size_hint, Some(bytes.len() as u64));
     capture.thaw(cx).await?;
-    let facts = capture.finish(cx).await?;
+    let facts = capture.finish(cx).await?.facts;
     Ok(Captured { meta, bytes, facts, cut })
 }
 
