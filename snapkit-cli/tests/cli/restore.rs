@@ -47,8 +47,7 @@ fn what_is_there_is_not_replaced_unless_asked_for() {
     --- stdout
     files (files): match, 6 facts hold, 10 B to [DIR]/work/data
       to bring back what files held before:
-        rm -rf -- '[DIR]/work/data'
-        mv -- '[DIR]/home/.local/state/snapkit/recovery/before-[HEX]/files/data.snapkit-old-[HEX]' '[DIR]/work/data'
+        [STEPS]
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     match in [DURATION]
