@@ -76,7 +76,16 @@ impl Output {
     /// A line of the result.
     pub(crate) fn line(&self, text: impl Display) {
         if !self.manner.json {
-            let mut line = printable(&text.to_string());
+            let mut line = printable(&text.to_string(), false);
+            line.push('\n');
+            self.to_stdout(line.as_bytes());
+        }
+    }
+
+    /// A step that somebody may give to a shell, in which a name may hold a line feed.
+    pub(crate) fn step(&self, text: &str) {
+        if !self.manner.json {
+            let mut line = printable(text, true);
             line.push('\n');
             self.to_stdout(line.as_bytes());
         }
@@ -123,7 +132,7 @@ impl Output {
     pub(crate) fn note(&self, text: impl Display) {
         if !self.manner.quiet && !self.manner.json {
             self.flush();
-            self.to_stderr(&text.to_string());
+            self.to_stderr(&printable(&text.to_string(), false));
         }
     }
 
@@ -137,7 +146,7 @@ impl Output {
         if self.manner.json {
             self.to_stderr(&json!({ "warning": text }).to_string());
         } else {
-            self.to_stderr(&format!("warning: {text}"));
+            self.to_stderr(&format!("warning: {}", printable(&text, false)));
         }
     }
 
@@ -238,7 +247,7 @@ impl Output {
     }
 
     fn to_stderr(&self, text: &str) {
-        let mut line = printable(text);
+        let mut line = printable(text, true);
         line.push('\n');
         // Without standard error there is nobody left to tell.
         let write = || drop(io::stderr().lock().write_all(line.as_bytes()));
@@ -277,7 +286,7 @@ pub(crate) fn stderr_is_terminal() -> bool {
 /// Ask for something on the terminal.
 pub(crate) fn ask(question: &str) {
     let mut stderr = io::stderr().lock();
-    drop(stderr.write_all(printable(question).as_bytes()).and_then(|()| stderr.flush()));
+    drop(stderr.write_all(printable(question, true).as_bytes()).and_then(|()| stderr.flush()));
 }
 
 /// Arguments that make no sense, or a question for help or for the version.
@@ -336,24 +345,29 @@ fn causes(error: &Error) -> impl Iterator<Item = String> {
     std::iter::successors(first, |cause| cause.source()).map(ToString::to_string)
 }
 
-/// Text that a terminal shows and does not obey: names in a snapshot are what its writer chose.
-fn printable(text: &str) -> String {
-    if !text.contains(|c: char| c.is_control() && c != '\n') {
+/// Text that a terminal shows and does not obey: names in a snapshot are what its writer chose. Nor do
+/// they look like other lines, or run backwards.
+fn printable(text: &str, line_feeds: bool) -> String {
+    let is_odd = |c: char| (c.is_control() && !(line_feeds && c == '\n')) || turns_around(c);
+    if !text.contains(is_odd) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            '\n' => out.push(c),
-            c if c.is_control() => {
-                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                    out.push_str(&format!("\\x{byte:02x}"));
-                }
+        if is_odd(c) {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                out.push_str(&format!("\\x{byte:02x}"));
             }
-            c => out.push(c),
+        } else {
+            out.push(c);
         }
     }
     out
+}
+
+/// Whether a character changes the direction of what stands around it.
+fn turns_around(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -367,7 +381,9 @@ mod tests {
 
     #[test]
     fn terminals_are_not_given_orders() {
-        assert_eq!(printable("a\x1b[2Jb\u{9b}c\n"), "a\\x1b[2Jb\\xc2\\x9bc\n");
+        let odd = "a\x1b[2Jb\u{9b}c\u{202e}\n";
+        assert_eq!(printable(odd, true), "a\\x1b[2Jb\\xc2\\x9bc\\xe2\\x80\\xae\n");
+        assert_eq!(printable("a\nb", false), "a\\x0ab");
     }
 
     #[test]

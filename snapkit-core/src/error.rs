@@ -178,10 +178,16 @@ impl Error {
         Self(Box::new(Inner { reason, message: message.into(), context: Vec::new(), source: None }))
     }
 
-    /// Add where or with what it happened; shown behind the message.
+    /// Add where or with what it happened; shown behind the message. A name may hold anything: control
+    /// characters are kept as `\xNN`.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.0.context.push((key, value.to_string()));
+        let mut value = value.to_string();
+        while let Some(at) = value.find(char::is_control) {
+            let odd = value.remove(at);
+            value.insert_str(at, &format!("\\x{:02x}", u32::from(odd)));
+        }
+        self.0.context.push((key, value));
         self
     }
 

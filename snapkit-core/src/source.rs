@@ -80,6 +80,8 @@ pub struct RestoreRequest {
     pub target: Target,
     /// What the snapshot says about this source.
     pub record: SourceRecord,
+    /// Whether what was damaged when it was captured is put back as it is.
+    pub allow_damage: bool,
     /// Whether a target that holds something may be replaced. The old state is kept in `recovery`.
     pub overwrite: bool,
     /// Where a source that replaces something keeps the old state: an existing private directory.
@@ -101,6 +103,7 @@ impl RestoreRequest {
         Self {
             target,
             record,
+            allow_damage: false,
             overwrite: false,
             recovery: None,
             trusted: false,

@@ -132,7 +132,16 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
         app.output.failure_after(e);
         return Ok(Exit::Unfinished(e.reason()));
     }
-    Ok(if summary.damaged { Exit::Damage } else { summary.verdict.into() })
+    // To be asked for a proof and to have none is no success; a part has none to give.
+    let is_unproven = summary.sources.iter().any(|s| {
+        s.verdict == RestoreVerdict::Unproven
+            && (s.problem_count > 0 || !options.selection.is_partial())
+    });
+    Ok(if summary.damaged || (is_unproven && options.read_back && !options.dry_run) {
+        Exit::Damage
+    } else {
+        summary.verdict.into()
+    })
 }
 
 /// The places that a source is put back to, if that can be told.
@@ -209,9 +218,12 @@ fn tell(app: &App, summary: &RestoreSummary, options: &RestoreOptions) {
             && source.problem_count == 0;
         if !app.output.is_quiet() || !is_well || summary.dry_run {
             lines.iter().for_each(|line| app.output.line(line));
-        } else {
-            undo(source).iter().for_each(|line| app.output.line(line));
         }
+    }
+    // What was changed last is brought back first: it may lie within what was changed before.
+    for source in summary.sources.iter().rev().filter(|s| !s.undo.is_empty()) {
+        app.output.line(format!("to bring back what {} held before:", source.source));
+        source.undo.iter().for_each(|step| app.output.step(&format!("    {step}")));
     }
     if summary.dry_run {
         app.output.note("nothing was changed");
@@ -261,7 +273,6 @@ fn restored(source: &SourceRestored, options: &RestoreOptions) -> Vec<String> {
         lines.push(format!("  and {}", count(unlisted, "more problem", "more problems")));
     }
     lines.extend(source.notes.iter().map(|n| format!("  note: {n}")));
-    lines.extend(undo(source));
     lines
 }
 
@@ -286,12 +297,4 @@ fn unproven(source: &SourceRestored, options: &RestoreOptions) -> Option<&'stati
         ),
         (true, true, _) => Some("a part of a snapshot has no facts of its own"),
     }
-}
-
-fn undo(source: &SourceRestored) -> Vec<String> {
-    if source.undo.is_empty() {
-        return Vec::new();
-    }
-    let head = format!("  to bring back what {} held before:", source.source);
-    std::iter::once(head).chain(source.undo.iter().map(|step| format!("    {step}"))).collect()
 }

@@ -46,7 +46,7 @@ fn what_is_there_is_not_replaced_unless_asked_for() {
     assert_snapshot!(restored, @"
     --- stdout
     files (files): match, 6 facts hold, 10 B to [DIR]/work/data
-      to bring back what files held before:
+    to bring back what files held before:
         [STEPS]
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]

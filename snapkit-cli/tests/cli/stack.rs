@@ -95,8 +95,8 @@ fn a_stack_is_captured_together() {
     ");
     assert_snapshot!(env.run(["restore", "latest", "--target", "out"]), @"
     --- stdout
-    app (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/out/app
     configs (files): match, 6 facts hold, 6 B to [DIR]/work/out/configs
+    app (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/out/app
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]
     match in [DURATION]

@@ -89,7 +89,7 @@ pub struct RestoreSummary {
     pub snapshot: SnapshotId,
     /// What its capture amounted to.
     pub captured: CaptureVerdict,
-    /// Its sources.
+    /// Its sources, in the order in which their targets changed. To undo it, begin with the last.
     pub sources: Vec<SourceRestored>,
     /// The worst of their verdicts.
     pub verdict: RestoreVerdict,

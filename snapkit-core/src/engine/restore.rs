@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
-use crate::artifact::Body;
+use crate::artifact::{Body, Shape};
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
@@ -69,6 +69,10 @@ impl Plans<'_> {
             };
             for dir in target.into_iter().chain(plan.request.recovery.clone()) {
                 let made = self.cx.blocking(move || {
+                    if dir.exists() && !dir.is_dir() {
+                        let what = "this is a file, and has to be a directory";
+                        return Err(Error::invalid(what).with("path", dir.display()));
+                    }
                     let missing = dir.ancestors().take_while(|d| !d.exists());
                     let missing: Vec<_> = missing.map(Path::to_owned).collect();
                     create_private_dir(&dir)?;
@@ -173,6 +177,7 @@ impl Repository {
         };
         let mut request = RestoreRequest::new(target, record.clone());
         request.overwrite = options.overwrite;
+        request.allow_damage = options.allow_damage;
         request.trusted = options.trusted;
         request.partial = options.selection.is_partial();
         request.read_back = options.read_back;
@@ -266,8 +271,12 @@ async fn put_back(
             .await
             .map_err(|e| e.with("source", &plan.record.name))?;
     }
+    // What lies in a restored tree must not be set aside with the tree that was there before. To go back,
+    // the last is undone first.
+    let is_tree = |p: &&mut Plan<'_>| p.artifacts.iter().any(|a| a.meta.shape == Shape::Tree);
+    let (trees, others): (Vec<_>, Vec<_>) = plans.iter_mut().partition(is_tree);
     let mut sources = Vec::new();
-    for plan in plans {
+    for plan in trees.into_iter().chain(others) {
         match finish(cx, plan, options).await {
             Ok(restored) => sources.push(restored),
             Err(e) => {
