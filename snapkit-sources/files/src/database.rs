@@ -13,9 +13,11 @@ use async_trait::async_trait;
 use rustix::fs::{AtFlags, FileType, Stat};
 use snapkit_core::artifact::ByteStream;
 use snapkit_core::context::{Context, Timestamp};
-use snapkit_core::error::Result;
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::tree::{EntryPath, escape};
 
 use crate::attributes;
+use crate::error;
 use crate::names::{Kind, Names};
 
 /// Reads the databases that a walk comes upon.
@@ -79,6 +81,22 @@ pub(crate) fn content_beside(directory: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, 
         (attributes::size(&stat) > 0).then_some((sidecar, stat))
     };
     CONTENT.iter().filter_map(look).collect()
+}
+
+/// An error if a database is empty and what holds content of it lies beside it. Nobody is asked to read
+/// what is empty, so that the walk, which leaves out what lies beside, would lose it without a word.
+pub(crate) fn refuse_emptied(directory: &OwnedFd, path: &EntryPath) -> Result<()> {
+    let beside = content_beside(directory, path.file_name());
+    let Some((sidecar, _)) = beside.first() else { return Ok(()) };
+    Err(Error::new(
+        Reason::Unsupported,
+        format!(
+            "the database is empty, but `{}` with content lies beside it and was left out as a part of it; \
+             move it away, or change `databases` so that both are plain files",
+            escape(sidecar)
+        ),
+    )
+    .with("path", error::show(path.as_bytes())))
 }
 
 /// The `ctime` of a database, which must differ whenever its content may. New content goes to the

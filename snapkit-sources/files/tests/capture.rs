@@ -581,6 +581,23 @@ async fn databases_go_to_their_reader() {
     write(&root.join("not.sqlite-wal"), "mine");
     let stored = Stored::capture(&cx, &source).await;
     assert_eq!(stored.problems, [(entry_path(&root.join("not.sqlite")), "unsupported".to_owned())]);
+    fs::remove_file(root.join("not.sqlite-wal")).unwrap();
+    // An empty database is not read, and its log would be missing without a word.
+    write(&root.join("z.db"), "");
+    let stored = Stored::capture(&cx, &source).await;
+    assert_eq!((stored.problems.len(), stored.get(&root.join("z.db")).1.as_ref()), (0, None));
+    write(&root.join("z.db-wal"), "a log");
+    let found = items(&cx, &source).await;
+    let told = found.iter().find_map(|i| match i {
+        TreeItem::Problem(path, e) => Some((path.clone(), e.to_string())),
+        TreeItem::Entry(..) => None,
+    });
+    let (path, why) = told.unwrap();
+    assert_eq!(path, entry_path(&root.join("z.db")));
+    assert!(why.contains("the database is empty, but `z.db-wal` with content"), "{why}");
+    fs::remove_file(root.join("z.db")).unwrap();
+    fs::remove_file(root.join("z.db-wal")).unwrap();
+    write(&root.join("not.sqlite-wal"), "mine");
     // Without a reader they are problems, and nothing opens them.
     let source = files(&[&root]);
     let stored = Stored::capture(&cx, &source).await;

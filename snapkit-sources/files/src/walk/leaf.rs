@@ -79,6 +79,9 @@ impl Walker {
                 )
                 .with("path", error::show(place)));
             }
+            if size == 0 {
+                database::refuse_emptied(dir, path)?;
+            }
             entry.ctime = database::ctime(dir, path.file_name(), stat);
         }
         entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
