@@ -1,5 +1,7 @@
 //! Restore: put together beside the place, made durable, moved in, read back.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,12 +15,14 @@ use snapkit_core::tree::EntryPath;
 use tokio::sync::Semaphore;
 
 mod apply;
+mod hindrance;
 mod ledger;
 mod left;
 mod merge;
 mod mover;
 mod place;
 mod put;
+mod script;
 mod shell;
 mod swap;
 mod told;
@@ -175,7 +179,17 @@ fn examine(
         Recovery::open(recovery.clone())?;
     }
     if request.overwrite {
-        return Ok(());
+        if request.partial {
+            return Ok(());
+        }
+        if roots.everything() {
+            return hindrance::refuse(base, request.recovery.as_deref());
+        }
+        let path = |root: &EntryPath| base.join(OsStr::from_bytes(root.as_bytes()));
+        let roots = roots.outermost();
+        return roots
+            .iter()
+            .try_for_each(|root| hindrance::refuse(&path(root), request.recovery.as_deref()));
     }
     if !original {
         return match place::holds_anything(cx, base)? {
@@ -190,8 +204,7 @@ fn examine(
     let dirs = Dirs::new(dirs::begin(base).map_err(|e| error::at("open", b"", e))?);
     for root in roots.outermost() {
         if let Some(path) = place::in_the_way(cx, &dirs, root.as_bytes())? {
-            use std::os::unix::ffi::OsStrExt as _;
-            return Err(occupied(&base.join(std::ffi::OsStr::from_bytes(&path))));
+            return Err(occupied(&base.join(OsStr::from_bytes(&path))));
         }
     }
     Ok(())

@@ -134,8 +134,9 @@ async fn what_is_replaced_is_kept_and_comes_back() {
         assert_match(&c.stored.facts(), &report);
         assert_eq!(report.problems, Vec::<String>::new());
         c.assert_first();
-        let kept = if recovery { fs::read_dir(c.path("recovery")).unwrap().count() } else { 1 };
-        assert_eq!(kept, 1);
+        // The old state, and the script that would bring it back if this had been cut off.
+        let kept = if recovery { fs::read_dir(c.path("recovery")).unwrap().count() } else { 2 };
+        assert_eq!(kept, 2);
         assert_eq!(c.beside().len(), 4);
         assert!(!report.undo.is_empty());
         c.undo(&report.undo);

@@ -233,6 +233,9 @@ impl Merge<'_, '_> {
                 // It was not there when its entry came.
                 return Err(occupied(&self.mover.layout().path(path)));
             }
+            if is_dir(&old) {
+                self.mover.may_move(path)?;
+            }
             self.replaced = true;
             let kept = self.make_room(parent)?;
             let there = shell::path(&self.mover.path(&kept, &name));

@@ -11,7 +11,9 @@ use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Result};
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
 
+use super::hindrance;
 use super::place::{Layout, join};
+use super::script::Script;
 use super::shell;
 use super::swap::is_dir;
 use super::write::Writer;
@@ -51,6 +53,7 @@ pub(super) struct Mover<'a> {
     pub(super) writer: &'a Writer,
     pub(super) recovery: Option<&'a Recovery>,
     journal: Vec<Step>,
+    script: Option<Script<'a>>,
 }
 
 enum Step {
@@ -58,6 +61,8 @@ enum Step {
         from: (Dir, Vec<u8>),
         to: (Dir, Vec<u8>),
     },
+    /// Each is now where the other was.
+    Exchanged((Dir, Vec<u8>), (Dir, Vec<u8>)),
     Made {
         parent: Vec<u8>,
         name: Vec<u8>,
@@ -73,7 +78,7 @@ enum Step {
 
 impl<'a> Mover<'a> {
     pub(super) fn new(cx: &'a Context, writer: &'a Writer, recovery: Option<&'a Recovery>) -> Self {
-        Self { cx, writer, recovery, journal: Vec::new() }
+        Self { cx, writer, recovery, journal: Vec::new(), script: None }
     }
 
     pub(super) fn layout(&self) -> &'a Layout {
@@ -128,11 +133,64 @@ impl<'a> Mover<'a> {
         Ok(())
     }
 
+    /// Write down how to take back what is about to be done, if there is a place for that.
+    pub(super) fn say(&mut self, command: &str) -> Result<()> {
+        let script = match (&mut self.script, self.recovery) {
+            (Some(script), _) => script,
+            (none, Some(recovery)) => {
+                none.insert(Script::begin(recovery, &self.writer.layout.tag)?)
+            }
+            (None, None) => return Ok(()),
+        };
+        script.say(command)
+    }
+
+    /// There is nothing that what was written down could bring back.
+    pub(super) fn unsay(&mut self) {
+        if let Some(script) = self.script.take() {
+            script.remove();
+        }
+    }
+
+    /// Refuse to move away what holds more than its own.
+    pub(super) fn may_move(&self, path: &[u8]) -> Result<()> {
+        hindrance::refuse(&self.layout().path(path), self.recovery.map(|r| r.path.as_path()))
+    }
+
+    /// Put what is staged at the place of something that is kept from now on, without a moment in which
+    /// nothing is there, if the file system can do that.
+    fn exchange(
+        &mut self,
+        staged: &(Dir, Vec<u8>),
+        live: &(Dir, Vec<u8>),
+        kept: &(Dir, Vec<u8>),
+    ) -> rustix::io::Result<()> {
+        self.step(staged.clone(), kept.clone())?;
+        let exchanged = self.swap(live, kept);
+        match exchanged {
+            Ok(()) => self.journal.push(Step::Exchanged(live.clone(), kept.clone())),
+            Err(_) => {
+                self.rename((&kept.0, &kept.1), (&staged.0, &staged.1))?;
+                self.journal.pop();
+            }
+        }
+        exchanged
+    }
+
+    fn swap(&self, a: &(Dir, Vec<u8>), b: &(Dir, Vec<u8>)) -> rustix::io::Result<()> {
+        let (a_dir, b_dir) = (self.open(&a.0)?, self.open(&b.0)?);
+        rustix::fs::renameat_with(&*a_dir, &a.1, &*b_dir, &b.1, RenameFlags::EXCHANGE)?;
+        self.layout().base.forget();
+        Ok(())
+    }
+
     /// Take everything back, last first.
     pub(super) fn take_back(&mut self) {
+        let mut whole = true;
         while let Some(step) = self.journal.pop() {
             let undone = match &step {
                 Step::Renamed { from, to } => self.rename((&to.0, &to.1), (&from.0, &from.1)),
+                Step::Exchanged(a, b) => self.swap(a, b),
                 Step::Made { parent, name } => {
                     self.layout().base.forget();
                     self.open(&Dir::Base(parent.clone())).and_then(|dir| {
@@ -145,8 +203,9 @@ impl<'a> Mover<'a> {
                 Step::Removed { parent, name, stat } => self.make_again(parent, name, stat),
             };
             if let Err(e) = undone
-                && let Step::Renamed { from, to } = &step
+                && let Step::Renamed { from, to } | Step::Exchanged(from, to) = &step
             {
+                whole = false;
                 let note = format!(
                     "taking the restore back failed ({e}); {} is now at {}",
                     shell::path(&self.path(&from.0, &from.1)),
@@ -155,6 +214,9 @@ impl<'a> Mover<'a> {
                 self.cx.progress().warn(&note);
                 self.writer.told.note(note);
             }
+        }
+        if whole {
+            self.unsay();
         }
     }
 
@@ -230,33 +292,58 @@ impl<'a> Mover<'a> {
         [dot, &name[..name.len().min(room)], tail.as_bytes()].concat()
     }
 
-    /// Move something out of the way: to the recovery directory if that is on the same file system,
-    /// else beside it. Where it is now.
-    pub(super) fn keep(
+    /// Put what is staged at the place of something, which is kept: in the recovery directory if that is on
+    /// the same file system, else beside it. Where it is now. `back` says how to bring it back from there.
+    pub(super) fn put_over(
         &mut self,
-        parent: &[u8],
-        name: &[u8],
-    ) -> rustix::io::Result<(Dir, Vec<u8>)> {
-        let from = (Dir::Base(parent.to_vec()), name.to_vec());
+        staged: &(Dir, Vec<u8>),
+        live: &(Dir, Vec<u8>),
+        back: impl Fn(&Self, &(Dir, Vec<u8>)) -> String,
+    ) -> Result<(Dir, Vec<u8>)> {
+        let (layout, Dir::Base(parent)) = (self.layout(), &live.0) else {
+            return Err(Error::internal("what is replaced is in the target"));
+        };
+        let place = join(parent, &live.1);
+        let cannot =
+            |e| error::at("move into its place", &place, e).with("path", layout.show(&place));
+        let beside = (live.0.clone(), self.kept_name(&live.1, true));
+        let mut places = vec![beside];
         if self.recovery.is_some() {
-            for n in 0..1000 {
-                let mut kept = self.kept_name(name, false);
-                if n > 0 {
-                    kept.extend_from_slice(format!("-{n}").as_bytes());
+            places.insert(0, self.free_in_recovery(&live.1).map_err(cannot)?);
+        }
+        for to in places {
+            let command = back(self, &to);
+            self.say(&command)?;
+            if self.exchange(staged, live, &to).is_ok() {
+                return Ok(to);
+            }
+            match self.step(live.clone(), to.clone()) {
+                Ok(()) => {
+                    self.step(staged.clone(), live.clone()).map_err(cannot)?;
+                    return Ok(to);
                 }
-                let to = (Dir::Recovery(Vec::new()), kept);
-                match self.step(from.clone(), to.clone()) {
-                    Ok(()) => return Ok(to),
-                    // Another root of the same name is kept there.
-                    Err(Errno::EXIST) => {}
-                    Err(Errno::XDEV) => break,
-                    Err(e) => return Err(e),
-                }
+                Err(Errno::XDEV) if matches!(to.0, Dir::Recovery(_)) => {}
+                Err(e) => return Err(cannot(e)),
             }
         }
-        let to = (from.0.clone(), self.kept_name(name, true));
-        self.step(from, to.clone())?;
-        Ok(to)
+        Err(cannot(Errno::XDEV))
+    }
+
+    /// A name for an old state that no other root has.
+    fn free_in_recovery(&self, name: &[u8]) -> rustix::io::Result<(Dir, Vec<u8>)> {
+        let at = Dir::Recovery(Vec::new());
+        let dir = self.open(&at)?;
+        for n in 0..1000 {
+            let mut kept = self.kept_name(name, false);
+            if n > 0 {
+                kept.extend_from_slice(format!("-{n}").as_bytes());
+            }
+            match rustix::fs::statat(&*dir, &kept, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok((at, kept)),
+                found => found.map(drop)?,
+            }
+        }
+        Err(Errno::EXIST)
     }
 
     /// Make a directory for old state on the file system of a stage, by renaming it out of the

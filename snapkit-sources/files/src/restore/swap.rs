@@ -3,7 +3,10 @@
 //! Every step is a rename. If one fails, those before it are taken back, so that the target is as it
 //! was found.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
@@ -15,6 +18,7 @@ use super::left;
 use super::mover::{Dir, Mover, below};
 use super::place::{Place, join, occupied, relative};
 use super::put::Taken;
+use super::script;
 use super::shell;
 use crate::attributes;
 use crate::dirs;
@@ -82,6 +86,9 @@ fn try_into_place(mover: &mut Mover<'_>, taken: &Taken) -> Result<Swapped> {
         let path = shell::path(&path);
         swapped.undo.push(format!("[ ! -d {path} ] || rmdir -- {path}"));
     }
+    if !replaced {
+        mover.unsay();
+    }
     if replaced {
         swapped.undo.insert(0, ASIDE.to_owned());
     } else {
@@ -147,30 +154,38 @@ fn replace(
         Ok(stat) if is_dir(&stat) && mover.remove_empty(parent, name, &stat).map_err(cannot)? => {
             None
         }
-        Ok(stat) => Some((mover.keep(parent, name).map_err(cannot)?, stat)),
+        Ok(stat) => Some(stat),
         Err(Errno::NOENT) => None,
         Err(e) => return Err(cannot(e)),
     };
-    mover.step(from, to).map_err(cannot)?;
-    let Some(((dir, kept), stat)) = old else {
+    let Some(stat) = old else {
         // Not below directories that were made for it, which are to go too.
         let mut aside = mover.kept_name(name, true);
         aside.extend_from_slice(format!("-{number}{UNDONE}").as_bytes());
         let aside = mover.path(&Dir::Base(stage_at.clone()), &aside);
-        swapped.undo.push(shell::away(&shown, &shell::path(&aside)));
+        let away = shell::away(&shown, &shell::path(&aside));
+        mover.say(&away)?;
+        mover.step(from, to).map_err(|e| match e {
+            // Since it was looked for.
+            Errno::EXIST => occupied(&layout.path(root)),
+            e => cannot(e),
+        })?;
+        swapped.undo.push(away);
         return Ok(false);
     };
-    let aside = mover.path(&dir, &[kept.as_slice(), UNDONE.as_bytes()].concat());
-    let old = mover.path(&dir, &kept);
-    swapped.undo.push(shell::back(
-        &shown,
-        &shell::path(&old),
-        &shell::path(&aside),
-        locked_mode(&stat),
-        is_ordinary(),
-    ));
+    mover.may_move(root)?;
+    let back = |mover: &Mover<'_>, (dir, kept): &(Dir, Vec<u8>)| {
+        let aside = mover.path(dir, &[kept.as_slice(), UNDONE.as_bytes()].concat());
+        let (old, aside) = (shell::path(&mover.path(dir, kept)), shell::path(&aside));
+        shell::back(&shown, &old, &aside, locked_mode(&stat), is_ordinary())
+    };
+    let guarded = |mover: &Mover<'_>, at: &(Dir, Vec<u8>)| {
+        script::unless_back(&shown, &stat, &back(mover, at))
+    };
+    let at = mover.put_over(&from, &to, guarded)?;
+    swapped.undo.push(back(mover, &at));
     if is_dir(&stat) {
-        swapped.kept.push((below(&dir, &kept), root.to_vec()));
+        swapped.kept.push((below(&at.0, &at.1), root.to_vec()));
     }
     Ok(true)
 }
@@ -189,7 +204,11 @@ fn fill(
     let dir = open_dir(mover, &live)?;
     let stage = &layout.stages[place.stage];
     let old = Names::read(mover.cx, &dir, root)?;
+    if mover.writer.overwrite {
+        mover.may_move(root)?;
+    }
     let mut kept = None;
+    let mut moves = Vec::new();
     let (mut unlock, mut lock) = (Vec::new(), Vec::new());
     for name in old.iter().filter(|n| *n != stage.name) {
         let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
@@ -211,10 +230,18 @@ fn fill(
             unlock.push(format!("{{ [ ! -e {was} ] || chmod u+w -- {was}; }}"));
             lock.push(format!("chmod {mode:04o} -- {}", shell::path(&is)));
         }
-        mover.step((live.clone(), name.to_vec()), to).map_err(cannot)?;
+        moves.push((to, stat));
     }
     let staged = Dir::Stage(place.stage, Vec::new());
     let new = Names::read(mover.cx, stage.dirs.base(), root)?;
+    if let Some((keeper, keeper_name)) = &kept {
+        let aside = [keeper_name.as_slice(), UNDONE.as_bytes()].concat();
+        let aside = mover.path(keeper, &aside);
+        say_fill(mover, &live, &moves, &aside, new.iter().filter(|n| old.find(n).is_none()))?;
+    }
+    for (to, _) in moves {
+        mover.step((live.clone(), to.1.clone()), to).map_err(cannot)?;
+    }
     for name in new.iter() {
         let from = (staged.clone(), name.to_vec());
         mover.step(from, (live.clone(), name.to_vec())).map_err(cannot)?;
@@ -240,6 +267,31 @@ fn fill(
     swapped.undo.push(content.back(&attributes));
     swapped.kept.push((below(&keeper, &name), root.to_vec()));
     Ok(true)
+}
+
+/// Write down how to take back that what is in a directory is moved, name by name: wherever it is cut off,
+/// some are still there.
+fn say_fill<'n>(
+    mover: &mut Mover<'_>,
+    live: &Dir,
+    moves: &[((Dir, Vec<u8>), Stat)],
+    aside: &Path,
+    added: impl Iterator<Item = &'n [u8]>,
+) -> Result<()> {
+    let word = |dir: &Dir, name: &[u8]| shell::path(&mover.path(dir, name));
+    let away = |name: &[u8]| shell::path(&aside.join(OsStr::from_bytes(name)));
+    let mut lines = vec![format!("mkdir -p -- {}", shell::path(aside))];
+    for ((dir, name), stat) in moves {
+        let at = word(live, name);
+        let back =
+            shell::back(&at, &word(dir, name), &away(name), locked_mode(stat), is_ordinary());
+        lines.push(script::unless_back(&at, stat, &back));
+    }
+    lines.extend(added.map(|name| shell::away(&word(live, name), &away(name))));
+    let Some(((dir, _), _)) = moves.first() else { return Ok(()) };
+    let old = word(dir, b"");
+    lines.push(format!("rmdir -- {old}"));
+    mover.say(&format!("if [ -d {old} ]; then\n{}\nfi", lines.join("\n")))
 }
 
 /// The mode of a directory that an ordinary owner cannot move as it is.
