@@ -1,12 +1,9 @@
 //! Whether a database is sound, by SQLite's own examination.
 
-use std::path::Path;
-use std::time::Duration;
-
+use snapkit_core::Result;
 use snapkit_core::tree::escape;
-use snapkit_core::{Error, Result};
 
-use crate::client::{Access, Client, Job, is_lacking};
+use crate::client::{Client, Job, is_lacking};
 use crate::error::code;
 use crate::facts::tables;
 
@@ -24,17 +21,6 @@ pub(crate) struct Examination {
     /// What is odd but no damage: content that breaks the schema's own rules, or what could not be
     /// examined.
     pub(crate) remarks: Vec<String>,
-}
-
-impl Examination {
-    /// The first line of damage, as an error.
-    pub(crate) fn require_sound(&self, what: &str) -> Result<()> {
-        match self.damage.first() {
-            None => Ok(()),
-            Some(line) => Err(Error::corrupt(format!("{what} is damaged: {line}"))
-                .with("findings", self.damage.len())),
-        }
-    }
 }
 
 /// Examine a database.
@@ -139,10 +125,9 @@ pub(crate) fn orphans(client: &Client) -> Result<Vec<String>> {
     }
 }
 
-/// Open a complete file of our own and examine it: `len` is what the file has. Damage is in the
-/// examination, what is no database included.
-pub(crate) fn examine_file(path: &Path, len: u64, job: &Job) -> Result<(Client, Examination)> {
-    let client = Client::open(path, Access::Immutable, Duration::ZERO, job)?;
+/// Examine a complete file of our own: `len` is what the file has. Damage is in the examination, what is no
+/// database included.
+pub(crate) fn examine_whole(client: &Client, len: u64, job: &Job) -> Result<Examination> {
     let mut found = Examination::default();
     let size = client
         .page_size()
@@ -154,11 +139,11 @@ pub(crate) fn examine_file(path: &Path, len: u64, job: &Job) -> Result<(Client, 
                 .push(format!("the database says that it has {size} bytes, and {len} are there"));
         }
         Ok(0) => found.damage.push("it is empty".to_owned()),
-        Ok(_) => found = examine(&client, job)?,
+        Ok(_) => found = examine(client, job)?,
         Err(e) => {
             job.check()?;
             found.damage.push(e.message().to_owned());
         }
     }
-    Ok((client, found))
+    Ok(found)
 }

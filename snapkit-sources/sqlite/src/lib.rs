@@ -33,6 +33,7 @@ mod restore;
 mod room;
 mod scratch;
 mod source;
+mod staging;
 mod undo;
 
 pub use config::SqliteConfig;

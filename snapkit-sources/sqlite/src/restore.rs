@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::StreamExt as _;
 use rustix::fs::Access as May;
-use snapkit_core::artifact::{ArtifactMeta, Body, ByteStream};
+use snapkit_core::artifact::{ArtifactMeta, Body};
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
 use snapkit_core::facts::{Difference, Facts, Standing};
@@ -21,22 +19,28 @@ use crate::config::SqliteConfig;
 use crate::error::{busy, shown};
 use crate::facts::gather;
 use crate::holders::{beside, holders};
-use crate::integrity::{Examination, examine, examine_file};
+use crate::integrity::{Examination, examine, examine_whole};
 use crate::live::{How, Outcome, Seen, fold, replace};
-use crate::pages::{HEADER, PageDigest, page_size_of};
 use crate::pin::Pin;
 use crate::room::{self, Made};
 use crate::scratch::{Draft, require_space};
+use crate::staging;
 use crate::undo;
-
-/// How much is gathered before it is written.
-const WRITE_SIZE: usize = 1 << 20;
 
 /// A restore of one database.
 #[derive(Debug)]
 pub(crate) struct SqliteRestore {
     plan: Plan,
-    staged: Option<(Draft, ArtifactMeta)>,
+    staged: Option<Staged>,
+}
+
+/// What was put: examined, and not in its place yet.
+#[derive(Debug)]
+struct Staged {
+    draft: Draft,
+    meta: ArtifactMeta,
+    /// What is damaged in it.
+    damage: Vec<String>,
 }
 
 /// What was asked for, resolved.
@@ -49,6 +53,7 @@ struct Plan {
     original: bool,
     patience: Duration,
     overwrite: bool,
+    allow_damage: bool,
     recovery: Option<PathBuf>,
     read_back: bool,
     pages: Option<String>,
@@ -82,6 +87,7 @@ impl SqliteRestore {
             original: request.target == Target::Original,
             patience: config.busy_timeout,
             overwrite: request.overwrite,
+            allow_damage: request.allow_damage,
             recovery: request.recovery.clone(),
             read_back: request.read_back,
             pages: pages.map(|f| f.value.to_string()),
@@ -215,101 +221,8 @@ fn may(path: &Path, access: May, what: &str) -> Result<()> {
         .map_err(|e| Error::io(what, std::io::Error::from(e)).with("path", shown(path)))
 }
 
-/// A staging file on its way.
-struct Staging {
-    draft: Draft,
-    file: std::fs::File,
-    digest: Digesting,
-    len: u64,
-}
-
-/// The digest needs the page size, which the header tells.
-enum Digesting {
-    Header(Vec<u8>),
-    Pages(Box<PageDigest>),
-    NoDatabase,
-}
-
-impl Staging {
-    fn write(&mut self, pieces: &[Bytes]) -> Result<()> {
-        use std::io::Write as _;
-        for piece in pieces {
-            self.file
-                .write_all(piece)
-                .doing(|| format!("cannot write {}", shown(self.draft.path())))?;
-            self.len += piece.len() as u64;
-            self.digest.take_in(piece);
-        }
-        Ok(())
-    }
-}
-
-impl Digesting {
-    fn take_in(&mut self, piece: &[u8]) {
-        match self {
-            Self::Pages(digest) => digest.update(piece),
-            Self::NoDatabase => {}
-            Self::Header(start) => {
-                start.extend_from_slice(piece);
-                if start.len() < HEADER {
-                    return;
-                }
-                *self = page_size_of(start).map_or(Self::NoDatabase, |page_size| {
-                    let mut digest = Box::new(PageDigest::new(page_size));
-                    digest.update(start);
-                    Self::Pages(digest)
-                });
-            }
-        }
-    }
-
-    fn finish(&self) -> Option<String> {
-        match self {
-            Self::Pages(digest) => Some(digest.finish()),
-            Self::Header(_) | Self::NoDatabase => None,
-        }
-    }
-}
-
 fn not_a_database() -> Error {
     Error::corrupt("what is to be restored is not a SQLite database")
-}
-
-/// Write a body to a new file of our own: the file, its length, and its page digest if it begins like
-/// a database.
-pub(crate) async fn stage(
-    cx: &Context,
-    path: PathBuf,
-    mut body: ByteStream,
-) -> Result<(Draft, u64, Option<String>)> {
-    let mut staging = work(cx, move |_| {
-        let (draft, file) = Draft::create(path)?;
-        Ok(Staging { draft, file, digest: Digesting::Header(Vec::new()), len: 0 })
-    })
-    .await?;
-    let mut ended = false;
-    while !ended {
-        let mut pieces = Vec::new();
-        let mut gathered = 0;
-        while gathered < WRITE_SIZE && !ended {
-            match cx.run(async { body.next().await.transpose() }).await? {
-                Some(piece) => {
-                    gathered += piece.len();
-                    pieces.push(piece);
-                }
-                None => ended = true,
-            }
-        }
-        staging = work(cx, move |_| staging.write(&pieces).map(|()| staging)).await?;
-    }
-    work(cx, move |_| {
-        staging
-            .file
-            .sync_all()
-            .doing(|| format!("cannot write {}", shown(staging.draft.path())))?;
-        Ok((staging.draft, staging.len, staging.digest.finish()))
-    })
-    .await
 }
 
 #[async_trait]
@@ -322,25 +235,35 @@ impl Restore for SqliteRestore {
         }
         let body = body.into_bytes()?;
         let path = hidden_in(&self.plan.staging, &self.plan.target, "snapkit", cx)?;
-        let (draft, len, pages) = stage(cx, path, body).await?;
-        let expected = self.plan.pages.clone();
-        let draft = work(cx, move |job| {
+        let (draft, file) = work(cx, move |_| Draft::create(path)).await?;
+        let (len, pages) = staging::write(cx, file, cannot_stage, body).await?;
+        let (expected, allow_damage) = (self.plan.pages.clone(), self.plan.allow_damage);
+        let (draft, damage) = work(cx, move |job| {
             let Some(pages) = pages else { return Err(not_a_database()) };
             if expected.is_some_and(|expected| expected != pages) {
                 return Err(Error::corrupt("what is to be restored is not what was captured"));
             }
-            let (_, found) = examine_file(draft.path(), len, job)?;
-            found.require_sound("what is to be restored")?;
-            Ok(draft)
+            let client = Client::open(draft.path(), Access::Immutable, Duration::ZERO, job)?;
+            let found = examine_whole(&client, len, job)?;
+            match found.damage.first() {
+                Some(line) if !allow_damage => {
+                    let what = format!(
+                        "the database was damaged when it was captured; --allow-damage puts it back as it \
+                         is: {line}"
+                    );
+                    Err(Error::corrupt(what).with("findings", found.damage.len()))
+                }
+                _ => Ok((draft, found.damage)),
+            }
         })
         .await
         .map_err(|e| e.with("target", shown(&self.plan.target)))?;
-        self.staged = Some((draft, meta.clone()));
+        self.staged = Some(Staged { draft, meta: meta.clone(), damage });
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
-        let (draft, meta) =
+        let Staged { draft, meta, damage } =
             self.staged.take().ok_or_else(|| Error::invalid("nothing was put to be restored"))?;
         let plan = self.plan.clone();
         let (mut report, seen) = work(cx, move |job| plan.place(draft, &meta, job)).await?;
@@ -357,6 +280,16 @@ impl Restore for SqliteRestore {
                 Err(e) => report.problems.push(format!("it could not be read back: {}", e.chain())),
             }
         }
+        if let Some(line) = damage.first() {
+            let lines = damage.len();
+            report.notes.push(format!(
+                "it was damaged when it was captured, and was put back as it is: {line} ({lines} in all)"
+            ));
+        }
+        // What is known to be damaged is no match, whether or not it was looked at once more.
+        if report.differences.is_empty() {
+            report.differences = damage.into_iter().map(difference).collect();
+        }
         report.problem_count = report.problems.len() as u64;
         Ok(report)
     }
@@ -369,6 +302,10 @@ impl Restore for SqliteRestore {
         })
         .await
     }
+}
+
+fn cannot_stage(error: std::io::Error) -> Error {
+    Error::io("cannot write the database beside its place", error)
 }
 
 fn difference(line: String) -> Difference {
@@ -454,6 +391,7 @@ mod tests {
             original: true,
             patience: Duration::ZERO,
             overwrite: true,
+            allow_damage: false,
             recovery: None,
             read_back: true,
             pages: None,

@@ -1,6 +1,9 @@
 //! The source.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use snapkit_core::artifact::{ArtifactMeta, Body, SourceName};
@@ -11,15 +14,18 @@ use snapkit_core::registry::{Registry, settings};
 use snapkit_core::source::{
     Capture, Findings, FreezeSpeed, Restore, RestoreRequest, Source, SourceInfo,
 };
-use snapkit_core::{Error, Result};
+use snapkit_core::{Error, Reason, Result};
 
 use crate::capture::{SqliteCapture, open_source};
-use crate::client::work;
+use crate::client::{Access, Client, Job, work};
 use crate::config::SqliteConfig;
-use crate::integrity::{examine_file, orphans};
+use crate::error::shown;
+use crate::integrity::{examine_whole, orphans};
+use crate::pages::{HEADER, VERSIONS};
 use crate::pin::Pin;
-use crate::restore::{SqliteRestore, observe, stage};
-use crate::scratch::Scratch;
+use crate::restore::{SqliteRestore, observe};
+use crate::scratch::{Scratch, create_private, place};
+use crate::staging;
 
 /// The word for this kind of source in a stack file.
 const KIND: &str = "sqlite";
@@ -103,21 +109,66 @@ impl Source for Sqlite {
         let place = meta.name.to_string();
         let body = body.into_bytes()?;
         let inner = cx.clone();
-        let scratch = work(cx, move |_| Scratch::new(&inner)).await?;
-        let (draft, len, _) = stage(cx, scratch.file(), body).await?;
+        let (scratch, client) = work(cx, move |job| NamelessCopy::begin(&inner, job)).await?;
+        let (len, _) = staging::write(cx, scratch.file()?, cannot_check, body).await?;
         work(cx, move |job| {
             let mut findings = Findings::default();
-            let (client, found) = examine_file(draft.path(), len, job)?;
+            client.attend(job);
+            scratch.without_log(len)?;
+            let found = examine_whole(&client, len, job)?;
             let sound = found.damage.is_empty();
             found.damage.into_iter().for_each(|line| findings.add(place.as_str(), line));
             if sound {
                 orphans(&client)?.into_iter().for_each(|line| findings.add(place.as_str(), line));
             }
-            drop(client);
-            drop(draft);
-            drop(scratch);
             Ok(findings)
         })
         .await
+    }
+}
+
+/// A copy to examine, with a connection to it. It has no name any more before anything is in it, so that
+/// nothing of it stays behind, however this ends.
+#[derive(Debug)]
+struct NamelessCopy(File);
+
+impl NamelessCopy {
+    fn begin(cx: &Context, job: &Job) -> Result<(Self, Client)> {
+        let scratch = Scratch::new(cx)?;
+        let path = scratch.file();
+        let file = create_private(&path)?;
+        let client = Client::open(&path, Access::Source, Duration::ZERO, job)?;
+        drop(scratch);
+        Ok((Self(file), client))
+    }
+
+    /// The file, to be written.
+    fn file(&self) -> Result<File> {
+        self.0.try_clone().map_err(cannot_check)
+    }
+
+    /// A connection would look for the log of what says that it has one.
+    fn without_log(&self, len: u64) -> Result<()> {
+        let mut mark = [0; 2];
+        let at = VERSIONS.start as u64;
+        if len < HEADER as u64 {
+            return Ok(());
+        }
+        self.0.read_exact_at(&mut mark, at).map_err(cannot_check)?;
+        if mark == [2, 2] {
+            self.0.write_all_at(&[1, 1], at).map_err(cannot_check)?;
+        }
+        Ok(())
+    }
+}
+
+/// That there is no room for the copy, or that its disk is broken, says nothing about what is stored.
+fn cannot_check(error: std::io::Error) -> Error {
+    let what =
+        format!("could not be checked: a copy of it cannot be written to {}", shown(&place()));
+    let told = Error::io(what, error);
+    match told.reason() {
+        Reason::NoSpace => told,
+        _ => Error::new(Reason::Unavailable, told.message()).caused_by(told),
     }
 }

@@ -162,6 +162,7 @@ fn role() {
             wait_for_word();
         }
         "capture" => crate::rights::say_capture(&path, say),
+        "check" => crate::rights::say_check(&path, say),
         "restore" => crate::rights::say_restore(&path, say),
         other => panic!("no such role: {other}"),
     }

@@ -9,9 +9,11 @@ use snapkit_core::context::Context;
 use snapkit_core::{Reason, Result};
 use snapkit_source_sqlite::ImageReader;
 
-use snapkit_core::source::Source as _;
+use snapkit_core::source::{RestoreRequest, Source as _, Target};
 
-use crate::support::{assert_bank, bank, capture, names, number, source};
+use crate::support::{
+    Captured, assert_bank, bank, capture, names, number, restore_with, source, undo,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_of_databases_and_of_nothing_else() {
@@ -110,7 +112,7 @@ async fn a_damaged_database_is_captured_and_it_is_said() {
     let source = source(&path);
     let cx = Context::system();
     let mut capture = source.capture(&cx, None).await.unwrap();
-    capture.freeze(&cx).await.unwrap();
+    let cut = capture.freeze(&cx).await.unwrap();
     capture.thaw(&cx).await.unwrap();
     let meta = capture.next(&cx).await.unwrap().unwrap();
     let body = capture.open(&cx, &meta.name).await.unwrap().into_bytes().unwrap();
@@ -120,4 +122,57 @@ async fn a_damaged_database_is_captured_and_it_is_said() {
     let report = capture.finish(&cx).await.unwrap();
     let (place, e) = &report.problems[0];
     assert_eq!((place.as_str(), e.reason()), ("app.db", Reason::Corrupt), "{e}");
+
+    // It is put back as it is for who asks for that, wherever it goes, and is no match then.
+    let captured = Captured { meta, bytes: bytes.clone(), facts: report.facts, cut };
+    let target = dir.path().join("target");
+    std::fs::create_dir(&target).unwrap();
+    let mut request =
+        RestoreRequest::new(Target::Directory(target.clone()), captured.record(&source));
+    let e = restore_with(&source, &captured, request.clone()).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::Corrupt);
+    let told = e.to_string();
+    assert!(told.contains("when it was captured; --allow-damage puts it back as it is"), "{told}");
+    assert!(names(&target).is_empty());
+    request.allow_damage = true;
+    for (before, read_back) in
+        [(None, false), (None, true), (Some("DELETE"), true), (Some("WAL"), true)]
+    {
+        let path = target.join("app.db");
+        request.overwrite = before.is_some();
+        request.read_back = read_back;
+        let old = before.map(|mode| bank(&path, mode));
+        drop(old);
+        let report = restore_with(&source, &captured, request.clone()).await.unwrap();
+        let there = capture_bytes(&cx, &path).await;
+        assert!(there[4096..] == bytes[4096..], "{before:?}");
+        assert!(!report.differences.is_empty() && report.problems.is_empty(), "{report:?}");
+        assert!(report.differences.iter().all(|d| d.fact == "integrity"), "{report:?}");
+        assert!(
+            report.notes.iter().any(|n| n.contains("damaged when it was captured")),
+            "{report:?}"
+        );
+        if before.is_some() {
+            undo(&report);
+            assert_bank(&path);
+        }
+        for name in names(&target) {
+            let path = target.join(name);
+            std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path)).unwrap();
+        }
+    }
+    // What is damaged since then, or no database at all, is never put back.
+    for change in [20_000, 0] {
+        let mut other = captured.clone();
+        other.bytes[change] ^= 1;
+        let e = restore_with(&source, &other, request.clone()).await.unwrap_err();
+        assert_eq!(e.reason(), Reason::Corrupt);
+        assert!(names(&target).is_empty());
+    }
+}
+
+/// The image of a database of which not all can be read.
+async fn capture_bytes(cx: &Context, path: &std::path::Path) -> Vec<u8> {
+    let image = ImageReader::default().image(cx, path).await.unwrap().unwrap();
+    image.body.try_collect::<Vec<_>>().await.unwrap().concat()
 }

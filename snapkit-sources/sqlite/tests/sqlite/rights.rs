@@ -4,8 +4,11 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use futures_util::{StreamExt as _, stream};
 use snapkit_core::Reason;
-use snapkit_core::source::{RestoreRequest, Target};
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
+use snapkit_core::context::Context;
+use snapkit_core::source::{RestoreRequest, Source as _, Target};
 
 use crate::child::{as_nobody, with_scratch};
 use crate::support::{
@@ -152,6 +155,11 @@ async fn on_a_full_disk() {
     let said = with_scratch("capture", &path, &tiny.0);
     assert!(said.starts_with("no-space"), "{said}");
     assert!(names(&tiny.0).is_empty());
+    let stored = dir.path().join("stored");
+    captured.write_to(&stored);
+    let said = with_scratch("check", &stored, &tiny.0);
+    assert!(said.contains("no-space: could not be checked: a copy of it cannot"), "{said}");
+    assert!(said.contains(&*tiny.0.to_string_lossy()) && names(&tiny.0).is_empty(), "{said}");
 
     // No room for the old state: what is there stays.
     host.execute_batch("UPDATE transfers SET n = 3").unwrap();
@@ -194,5 +202,49 @@ async fn a_target_whose_disk_fills_up_is_unchanged() {
         assert!(names(&recovery).is_empty(), "{mode}");
         assert!(!names(&tiny.0).iter().any(|n| n.contains("snapkit")), "{:?}", names(&tiny.0));
         assert_bank(&small);
+    }
+}
+
+/// Check a stored image, and say what lies in the place for temporary files when half of it is there.
+pub fn say_check(stored: &Path, say: impl Fn(String)) {
+    let bytes = bytes::Bytes::from(std::fs::read(stored).unwrap());
+    let (cx, source) = (Context::system(), source(Path::new("/nowhere/app.db")));
+    let meta = ArtifactMeta::new(
+        ArtifactName::new("app.db").unwrap(),
+        Shape::Bytes,
+        "application/vnd.sqlite3",
+        Chunking::Content,
+    );
+    let half = bytes.len() / 2;
+    let (there, seen) = std::sync::mpsc::channel();
+    let pieces =
+        stream::iter([bytes.slice(..half), bytes.slice(half..)]).enumerate().map(move |(i, b)| {
+            if i == 1 {
+                there.send(names(&std::env::temp_dir()).join(" ")).unwrap();
+            }
+            Ok(b)
+        });
+    let checked = block(source.check(&cx, &meta, Body::Bytes(pieces.boxed())));
+    seen.iter().for_each(|names| say(format!("there: {names}")));
+    say(match checked {
+        Ok(found) => format!("found: {:?}", found.0),
+        Err(e) => format!("{}: {}", e.reason(), e.chain()),
+    });
+}
+
+/// A check that is killed at any moment leaves no copy of anybody's data behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_of_a_check_has_no_name() {
+    for mode in ["WAL", "DELETE"] {
+        let (dir, path, scratch) = place();
+        let db = bank(&path, mode);
+        // More than is gathered before it is written.
+        db.execute_batch("CREATE TABLE large (x); INSERT INTO large VALUES (randomblob(4000000))")
+            .unwrap();
+        let stored = dir.path().join("stored");
+        capture(&path).await.unwrap().write_to(&stored);
+        let said = with_scratch("check", &stored, &scratch);
+        assert_eq!(said, "there: \nfound: []", "{mode}");
+        assert!(names(&scratch).is_empty());
     }
 }
