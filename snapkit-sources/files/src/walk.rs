@@ -22,6 +22,7 @@ use crate::plan::{Databases, Plan};
 use crate::{database, error, ignore};
 
 mod leaf;
+mod unsized_files;
 
 /// How many directories on the way down are open at once.
 const OPEN: usize = 32;
@@ -245,6 +246,13 @@ impl Walker {
             self.problem(path, e);
             Ok(())
         } else if rules.inside {
+            if is_root
+                && self.plan.capturing
+                && let Err(e) = unsized_files::refuse(&dir, path.as_bytes())
+            {
+                self.problem(path, e);
+                return Ok(());
+            }
             self.leaf(&dir, path, &stat);
             Ok(())
         } else {
@@ -314,6 +322,14 @@ impl Walker {
             }
         };
         let stat = rustix::fs::fstat(&dir).unwrap_or(*stat);
+        if listed
+            && self.plan.capturing
+            && (is_root || self.enters_another(&stat))
+            && let Err(e) = unsized_files::refuse(&dir, path.as_bytes())
+        {
+            self.problem(path, e);
+            return Ok(());
+        }
         let mut entry = attributes::entry(path, EntryKind::Directory, &stat);
         let place = entry.path.as_bytes();
         let mut examined = true;
@@ -361,6 +377,12 @@ impl Walker {
             self.stack[above].dir = None;
         }
         Ok(())
+    }
+
+    /// Whether a directory is on another file system than the one that it is in.
+    fn enters_another(&self, stat: &Stat) -> bool {
+        let device = attributes::identity(stat).0;
+        self.stack.last().is_some_and(|above| above.identity.0 != device)
     }
 
     /// Open a directory and read its names, with those that lead to roots.

@@ -744,3 +744,45 @@ async fn what_restores_left_behind_is_not_captured() {
     let asked = root.join(".snapkit-restore-0123456789abcdef");
     assert_eq!(captured(config(&[&asked]), &asked).await.len(), 2);
 }
+
+/// Files of such file systems have no length and content all the same.
+#[tokio::test]
+async fn what_has_no_length_is_not_stored_as_empty() {
+    let cx = Context::system();
+    let version = Path::new("/proc/version");
+    assert_eq!(fs::metadata(version).unwrap().len(), 0);
+    assert!(!fs::read(version).unwrap().is_empty(), "what the length says is not what is there");
+    let scratch = tempfile::tempdir().unwrap();
+    write(&scratch.path().join("f"), "x");
+    let told = |items: &[TreeItem]| -> Vec<(String, String)> {
+        let problem = |i: &TreeItem| match i {
+            TreeItem::Problem(path, e) => Some((path.display(), e.to_string())),
+            TreeItem::Entry(..) => None,
+        };
+        items.iter().filter_map(problem).collect()
+    };
+    let roots = [scratch.path(), version, Path::new("/proc/sys/kernel")];
+    let found = told(&items(&cx, &files(&roots)).await);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((found[0].0.as_str(), found[1].0.as_str()), ("proc/sys/kernel", "proc/version"));
+    assert!(found.iter().all(|(_, e)| e.contains("does not say how long its files are")));
+    // Where one is mounted below a root that is one problem, not one for each file.
+    let at = scratch.path().join("jail/proc");
+    fs::create_dir_all(&at).unwrap();
+    let mounted = Command::new("mount").args(["-t", "proc", "proc"]).arg(&at).status();
+    if !mounted.is_ok_and(|s| s.success()) {
+        return;
+    }
+    let all = items(&cx, &files(&[scratch.path()])).await;
+    let mut without = config(&[scratch.path()]);
+    without.exclude = vec!["jail/proc".to_owned()];
+    let excluded = items(&cx, &Files::new(name(), without.clone()).unwrap()).await;
+    without.exclude.clear();
+    without.one_file_system = true;
+    let one = items(&cx, &Files::new(name(), without).unwrap()).await;
+    assert!(Command::new("umount").arg(&at).status().unwrap().success());
+    let found = told(&all);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, entry_path(&at).display());
+    assert_eq!((told(&excluded), told(&one)), (vec![], vec![]));
+}
