@@ -124,7 +124,7 @@ impl App {
 
     /// Where the repository is, and what it is.
     async fn find_repository(&self, url: &str) -> Result<(Arc<dyn Sink>, RepositoryConfig)> {
-        let found = match snapkit_sinks::open(&self.cx, url).await {
+        let found = match snapkit_sinks::open_with(&self.cx, url, &self.env.of_stores()).await {
             Ok(sink) => Repository::peek(&self.cx, &sink).await.map(|config| (sink, config)),
             Err(e) => Err(e),
         };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use snapkit_core::secret::{Secret, SecretString};
+use snapkit_sinks::Settings;
 
 /// Where the repository is, unless `--repo` says so: a path or a URL.
 pub(crate) const REPO: &str = "SNAPKIT_REPO";
@@ -75,6 +76,15 @@ impl Env {
     /// A variable that is set and not empty, as a path.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.raw(name).map(PathBuf::from)
+    }
+
+    /// What stores need to know beside their URLs.
+    pub(crate) fn of_stores(&self) -> Settings {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let of_file = self.of_file().map(|(name, value)| (name.clone(), value.clone()));
+        Settings::new(std::env::vars_os().filter_map(text).chain(of_file), self.path(HOME))
     }
 
     /// The variables of the file, for programs that are started.

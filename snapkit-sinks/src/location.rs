@@ -11,26 +11,53 @@ use snapkit_core::memory::MemorySink;
 use snapkit_core::sink::Sink;
 
 use crate::local::{LocalSink, absolute};
+use crate::settings::Settings;
 
-/// Open the sink that a path or URL names: a path or `file:///PATH`, which must be a directory, or
-/// `memory://`, which is a new one each time.
+/// Open the sink that a path or URL names: a path or `file:///PATH`, which must be a directory,
+/// `s3://BUCKET/PREFIX` (feature `s3`), or `memory://`, which is a new one each time. What a store needs to
+/// know beside its URL is taken from the variables of this process.
 ///
 /// `invalid-argument` if it makes no sense, `unsupported` for a scheme that is not known,
-/// `no-repository` if nothing is there.
+/// `no-repository` if nothing is there. A store is not asked yet.
 pub async fn open(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
+    open_with(cx, url, &Settings::of_process()).await
+}
+
+/// Open the sink that a path or URL names, and make it first if it is missing, with the directories
+/// above it. A bucket is never made. Errors as for [`open`], apart from `no-repository`.
+pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
+    create_with(cx, url, &Settings::of_process()).await
+}
+
+/// [`open`], with settings of one's own.
+pub async fn open_with(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
     match Location::parse(url)? {
         Location::Path(path) => Ok(Arc::new(LocalSink::open(cx, path).await?)),
+        Location::S3 => s3(cx, url, settings).await,
         Location::Memory => Ok(Arc::new(MemorySink::new())),
     }
 }
 
-/// Open the sink that a path or URL names, and make it first if it is missing, with the directories
-/// above it. Errors as for [`open`], apart from `no-repository`.
-pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
+/// [`create`], with settings of one's own.
+pub async fn create_with(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
     match Location::parse(url)? {
         Location::Path(path) => Ok(Arc::new(LocalSink::create(cx, path).await?)),
+        Location::S3 => s3(cx, url, settings).await,
         Location::Memory => Ok(Arc::new(MemorySink::new())),
     }
+}
+
+#[cfg(feature = "s3")]
+async fn s3(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
+    let (url, settings) = (url.to_owned(), settings.clone());
+    // Profiles are files.
+    let sink = cx.run(cx.blocking(move || crate::object::ObjectSink::s3(&url, &settings))).await?;
+    Ok(Arc::new(sink))
+}
+
+#[cfg(not(feature = "s3"))]
+async fn s3(_: &Context, _: &str, _: &Settings) -> Result<Arc<dyn Sink>> {
+    Err(Error::new(Reason::Unsupported, "this program was built without S3: its feature `s3`"))
 }
 
 /// The directory that a path or URL names, absolute, if it names one: what a local repository there says
@@ -38,13 +65,14 @@ pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
 pub fn directory(url: &str) -> Result<Option<PathBuf>> {
     match Location::parse(url)? {
         Location::Path(path) => absolute(&path).map(Some),
-        Location::Memory => Ok(None),
+        Location::S3 | Location::Memory => Ok(None),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Location {
     Path(PathBuf),
+    S3,
     Memory,
 }
 
@@ -59,6 +87,7 @@ impl Location {
         let Some((scheme, rest)) = split_scheme(url) else { return Ok(Self::Path(url.into())) };
         match scheme.to_ascii_lowercase().as_str() {
             "file" => file_path(rest).map(Self::Path),
+            "s3" => Ok(Self::S3),
             "memory" if matches!(rest, "//" | "///") => Ok(Self::Memory),
             "memory" => Err(Error::invalid("a repository in memory has no name: write memory://")),
             // The rest may hold a password: it is not repeated.
@@ -66,7 +95,7 @@ impl Location {
                 Reason::Unsupported,
                 format!(
                     "repositories at {other}:// URLs are not known here; \
-                     known are a path, file:///PATH and memory://"
+                     known are a path, file:///PATH, s3://BUCKET/PREFIX and memory://"
                 ),
             )),
         }
@@ -202,7 +231,8 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         assert_eq!(directory("x").unwrap(), Some(here.join("x")));
         assert_eq!(directory("memory://").unwrap(), None);
-        assert!(directory("s3://x/y").is_err());
+        assert_eq!(directory("s3://bucket/y").unwrap(), None);
+        assert!(directory("ftp://x/y").is_err());
     }
 
     #[test]
@@ -212,9 +242,9 @@ mod tests {
 
     #[test]
     fn other_schemes_are_named_and_their_secrets_are_not() {
-        let e = refused("S3://key:hunter2@bucket/x");
+        let e = refused("FTP://key:hunter2@bucket/x");
         assert_eq!(e.reason(), Reason::Unsupported);
-        assert!(e.message().contains("s3://") && e.message().contains("file:///PATH"), "{e}");
+        assert!(e.message().contains("ftp://") && e.message().contains("file:///PATH"), "{e}");
         assert!(!format!("{e:?}").contains("hunter2"));
     }
 }

@@ -5,6 +5,7 @@
 //!   fail by panicking, with the sentence that does not hold, and are called from an ordinary test.
 //! * [`double`] holds stand-ins: sinks that record, fail or are slow, a disk that forgets what was
 //!   not flushed, a source that follows a script.
+//! * With the feature `s3` there is a store that speaks S3 and goes wrong as it is told.
 //! * [`corpus`] makes the same files from the same seed, ordinary and odd ones.
 //!
 //! ```
@@ -24,6 +25,8 @@ pub mod corpus;
 pub mod double;
 pub mod manifest;
 pub mod random;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod sink;
 pub mod source;
 

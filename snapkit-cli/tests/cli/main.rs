@@ -12,6 +12,7 @@ mod list;
 mod own;
 mod process;
 mod restore;
+mod s3;
 mod stack;
 mod support;
 mod terminal;

@@ -1,0 +1,225 @@
+//! A repository on S3: everything that is done with a local one.
+
+use std::time::Duration;
+
+use snapkit_testkit::s3::{BUCKET, S3Request, S3Server, S3Trouble};
+use tokio::runtime::Runtime;
+
+use crate::support::TestEnv;
+
+/// A store, surroundings that know it, and an empty repository.
+struct Scene {
+    // Dropped before what it runs in.
+    server: S3Server,
+    _runtime: Runtime,
+    env: TestEnv,
+}
+
+impl Scene {
+    fn without_repository() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let server = runtime.block_on(S3Server::start()).unwrap();
+        let mut env = TestEnv::new();
+        for (name, value) in server.variables() {
+            env.set(&name, &value);
+        }
+        env.set("SNAPKIT_REPO", &format!("s3://{BUCKET}/shop"));
+        Self { server, _runtime: runtime, env }
+    }
+
+    fn new() -> Self {
+        let scene = Self::without_repository();
+        scene.ok(&["init", "-q"]);
+        scene.env.sample();
+        scene.env.write_much("work/data/much", 40);
+        scene.env.database("work/app.db", 1000);
+        scene
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.env.run(args);
+        assert!(output.is_success(), "{args:?} {output} {:#?}", self.server.seen());
+        output.text()
+    }
+
+    fn create(&self) {
+        self.ok(&["create", "-q", "data", "app.db"]);
+    }
+
+    /// Restore the newest snapshot and compare.
+    fn assert_comes_back(&self) {
+        self.ok(&["restore", "-q", "latest", "--target", "out"]);
+        let restored = self.env.path("work/out/files").join(self.env.in_tree("data"));
+        let mut diff = std::process::Command::new("diff");
+        let output = diff.arg("-r").arg(self.env.path("work/data")).arg(restored).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let sum = |path: &str| -> i64 {
+            let db = rusqlite::Connection::open(self.env.path(path)).unwrap();
+            db.query_row("SELECT sum(x) FROM t", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(sum("work/out/app/app.db"), sum("work/app.db"));
+        std::fs::remove_dir_all(self.env.path("work/out")).unwrap();
+    }
+}
+
+fn is_change(request: &S3Request) -> bool {
+    match request.method.as_str() {
+        "GET" | "HEAD" => false,
+        "PUT" => !request.create_only,
+        _ => true,
+    }
+}
+
+#[test]
+fn a_repository_on_s3_does_what_a_local_one_does() {
+    let scene = Scene::new();
+    scene.create();
+    scene.assert_comes_back();
+    scene.ok(&["verify", "-q", "--read-data"]);
+    assert!(scene.ok(&["list"]).contains("@box"));
+    assert_eq!(
+        scene.ok(&[
+            "dump",
+            "-q",
+            &format!("latest:files/tree/{}", scene.env.in_tree("data/a.txt"))
+        ]),
+        "hello\n"
+    );
+    // What is unchanged is not stored again.
+    let before = scene.server.keys();
+    scene.create();
+    let added = scene.server.keys().difference(&before).cloned().collect::<Vec<_>>();
+    let size = |key: &String| std::fs::metadata(scene.server.directory().join(key)).unwrap().len();
+    assert!(added.iter().map(size).sum::<u64>() < 100_000, "{added:?}");
+    // A machine that knows nothing but the key.
+    for name in [".cache", ".local"] {
+        std::fs::remove_dir_all(scene.env.path("home").join(name)).unwrap();
+    }
+    scene.assert_comes_back();
+    // Two at once.
+    let run = || scene.env.command(["create", "-q", "data", "app.db"]).spawn().unwrap();
+    let mut both = [run(), run()];
+    assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
+    scene.ok(&["verify", "-q", "--read-data"]);
+    // No secret is in what is stored, and none in what is remembered.
+    for file in scene.env.files("home", "") {
+        let bytes = std::fs::read(&file).unwrap();
+        let secret = snapkit_testkit::s3::SECRET_KEY.as_bytes();
+        assert!(!bytes.windows(secret.len()).any(|w| w == secret), "{}", file.display());
+    }
+}
+
+#[test]
+fn a_create_needs_to_add_and_to_read_only() {
+    let scene = Scene::new();
+    scene.server.trouble(|r| is_change(r).then_some(S3Trouble::Answer(403, "AccessDenied")));
+    scene.create();
+    scene.env.write("work/data/a.txt", "changed\n");
+    scene.create();
+    let after_init = scene.server.seen();
+    let probes = after_init.iter().filter(|r| is_change(r)).count();
+    assert_eq!(probes, 1, "the probe of `init`, and nothing since");
+    scene.assert_comes_back();
+}
+
+#[test]
+fn a_store_that_fails_at_any_request_loses_nothing() {
+    let scene = Scene::new();
+    scene.create();
+    let (mut failed, mut round) = (0, 0);
+    loop {
+        round += 1;
+        scene.env.write("work/data/a.txt", format!("round {round}\n"));
+        let begun = scene.server.seen().len() as u64;
+        let limit = begun + round;
+        scene.server.trouble(move |r| {
+            (r.number >= limit).then_some(S3Trouble::Answer(403, "ExpiredToken"))
+        });
+        let output = scene.env.run(["create", "-q", "data", "app.db"]);
+        scene.server.heal();
+        if output.is_success() {
+            break;
+        }
+        assert_eq!(output.code(), Some(1), "{output}");
+        assert!(output.stderr.contains("the credentials have expired"), "{output}");
+        failed += 1;
+        if round % 6 == 0 {
+            scene.ok(&["verify", "-q", "--read-data"]);
+        }
+        assert!(round < 200, "it never succeeds");
+    }
+    assert!(failed > 8, "{failed}");
+    scene.ok(&["verify", "-q", "--read-data"]);
+    scene.assert_comes_back();
+}
+
+#[test]
+fn a_store_that_is_slow_and_busy_is_waited_for() {
+    let scene = Scene::new();
+    // Three of eight requests go wrong, as if at random.
+    scene.server.trouble(|r| match (r.number.wrapping_mul(2_654_435_761) >> 9) % 8 {
+        1 => Some(S3Trouble::Answer(503, "SlowDown")),
+        3 => Some(S3Trouble::DropAnswer),
+        5 => Some(S3Trouble::Answer(500, "InternalError")),
+        6 => Some(S3Trouble::Delay(Duration::from_millis(50))),
+        _ => None,
+    });
+    scene.create();
+    scene.assert_comes_back();
+    scene.ok(&["verify", "-q", "--read-data"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_said() {
+    use insta::assert_snapshot;
+    insta::with_settings!({ filters => vec![
+        (r"127\.0\.0\.1:\d+", "[HOST]"),
+        (r"in \d+(\.\d+)?(µs|ms|s)", "in [DURATION]"),
+    ] }, {
+        let mut scene = Scene::without_repository();
+        assert_snapshot!(scene.env.run(["list"]), @r#"
+        --- stderr
+        error: there is no snapkit repository here (location=s3://backups/shop at [HOST])
+        hint: create one with `snapkit init`, or check the path or URL
+        --- exit 10
+        "#);
+        let repository = format!("s3://{BUCKET}/shop");
+        scene.env.set("SNAPKIT_REPO", "s3://no-such-bucket/shop");
+        assert_snapshot!(scene.env.run(["init"]), @r#"
+        --- stderr
+        error: cannot read the object (location=s3://no-such-bucket/shop at [HOST], key=config)
+          caused by: there is no such bucket: create it first, or check its name
+          caused by: Object at location shop/config not found: Error performing GET http://[HOST]/no-such-bucket/shop/config in [DURATION] - Server returned non-2xx status code: 404 Not Found: NoSuchBucket because the test says so
+        --- exit 2
+        "#);
+        scene.env.set("SNAPKIT_REPO", &repository);
+        scene.env.set("AWS_SECRET_ACCESS_KEY", "hunter2");
+        assert_snapshot!(scene.env.run(["init"]), @r#"
+        --- stderr
+        error: cannot read the object (location=s3://backups/shop at [HOST], key=config)
+          caused by: the secret key does not belong to this access key
+          caused by: The operation lacked the necessary privileges to complete for path shop/config: Error performing GET http://[HOST]/backups/shop/config in [DURATION] - Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch
+        --- exit 1
+        "#);
+        scene.env.set("AWS_PROFILE", "shop");
+        assert_snapshot!(scene.env.run(["init"]), @r#"
+        --- stderr
+        error: there is no profile "shop": check AWS_PROFILE (credentials=[DIR]/home/.aws/credentials, config=[DIR]/home/.aws/config)
+        --- exit 2
+        "#);
+        scene.env.unset("AWS_PROFILE");
+        scene.env.set("AWS_ENDPOINT_URL", "localhost:1");
+        assert_snapshot!(scene.env.run(["init"]), @r#"
+        --- stderr
+        error: AWS_ENDPOINT_URL is no URL: write https://HOST:PORT
+        --- exit 2
+        "#);
+        scene.env.set("SNAPKIT_REPO", "s3://key:hunter2@bucket/shop");
+        assert_snapshot!(scene.env.run(["init"]), @r#"
+        --- stderr
+        error: credentials do not belong into a URL: write s3://BUCKET/PREFIX
+        --- exit 2
+        "#);
+    });
+}

@@ -1,0 +1,252 @@
+//! S3 against a real server: the contract of sinks, and whatever a store does that it should not.
+#![cfg(feature = "s3")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use snapkit_core::Context;
+use snapkit_core::error::{ErrorKind, Reason, Result};
+use snapkit_core::key::Key;
+use snapkit_core::sink::{Put, PutMode, Sink};
+use snapkit_sinks::{ObjectSink, Settings};
+use snapkit_testkit::s3::{BUCKET, S3Request, S3Server, S3Trouble};
+use snapkit_testkit::sink;
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+fn open(server: &S3Server, prefix: &str) -> ObjectSink {
+    let settings = Settings::new(server.variables(), None);
+    ObjectSink::s3(&format!("s3://{BUCKET}/{prefix}"), &settings).unwrap()
+}
+
+fn with(server: &S3Server, name: &str, value: &str) -> ObjectSink {
+    let mut variables = server.variables();
+    variables.retain(|(n, _)| n != name);
+    variables.push((name.to_owned(), value.to_owned()));
+    ObjectSink::s3(&format!("s3://{BUCKET}/x"), &Settings::new(variables, None)).unwrap()
+}
+
+async fn put(cx: &Context, sink: &ObjectSink, name: &str, mode: PutMode) -> Result<Put> {
+    sink.put(cx, &key(name), Bytes::from_static(b"content"), mode).await
+}
+
+async fn listed(cx: &Context, sink: &ObjectSink) -> Vec<String> {
+    let entries: Vec<_> = sink.list(cx, None).try_collect().await.unwrap();
+    let mut keys: Vec<_> = entries.into_iter().map(|e| e.key.to_string()).collect();
+    keys.sort();
+    keys
+}
+
+/// Fails so many requests that fit, each in its way, and none after them.
+fn first(
+    server: &S3Server,
+    times: u32,
+    trouble: S3Trouble,
+    fits: impl Fn(&S3Request) -> bool + Send + Sync + 'static,
+) -> Arc<AtomicU32> {
+    let met = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&met);
+    server.trouble(move |request| {
+        let hit = fits(request) && counter.fetch_add(1, Ordering::Relaxed) < times;
+        hit.then(|| trouble.clone())
+    });
+    met
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_the_contract_of_sinks() {
+    let server = S3Server::start().await.unwrap();
+    let number = AtomicU32::new(0);
+    let cx = Context::system();
+    sink::all(&cx, async || {
+        let prefix = format!("deep/{}", number.fetch_add(1, Ordering::Relaxed));
+        Arc::new(open(&server, &prefix)) as Arc<dyn Sink>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_racing_creates_one_wins() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    // Two programs, each with its own connections.
+    let (a, b) = (Arc::new(open(&server, "race")), Arc::new(open(&server, "race")));
+    let mut wins = [0, 0];
+    for round in 0..1000 {
+        let key = key(&format!("snapshots/{round:04}"));
+        let race = |sink: &Arc<ObjectSink>, text: &'static [u8]| {
+            let (sink, cx, key) = (Arc::clone(sink), cx.clone(), key.clone());
+            async move { sink.put(&cx, &key, Bytes::from_static(text), PutMode::Create).await }
+        };
+        let (one, two) = (cx.spawn(race(&a, b"a")), cx.spawn(race(&b, b"b")));
+        let (one, two) = (one.await.unwrap(), two.await.unwrap());
+        assert_ne!(one, two, "round {round}");
+        let winner = usize::from(two == Put::Stored);
+        wins[winner] += 1;
+        let there = a.get(&cx, &key, None).await.unwrap();
+        assert_eq!(there, [&b"a"[..], b"b"][winner], "round {round}");
+    }
+    assert!(wins[0] > 0 && wins[1] > 0, "{wins:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_is_tried_again() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    let troubles = [
+        S3Trouble::Answer(503, "SlowDown"),
+        S3Trouble::Answer(500, "InternalError"),
+        S3Trouble::Answer(429, "TooManyRequests"),
+        S3Trouble::Answer(502, ""),
+        S3Trouble::Drop,
+        S3Trouble::Delay(Duration::from_millis(200)),
+    ];
+    for (i, trouble) in troubles.into_iter().enumerate() {
+        let name = format!("packs/{i}");
+        let met = first(&server, 3, trouble.clone(), |_| true);
+        assert_eq!(
+            put(&cx, &sink, &name, PutMode::Create).await.unwrap(),
+            Put::Stored,
+            "{trouble:?}"
+        );
+        first(&server, 3, trouble.clone(), |_| true);
+        assert_eq!(sink.get(&cx, &key(&name), None).await.unwrap(), &b"content"[..]);
+        first(&server, 3, trouble.clone(), |_| true);
+        assert_eq!(sink.get(&cx, &key(&name), Some(3..5)).await.unwrap(), &b"te"[..]);
+        first(&server, 3, trouble.clone(), |_| true);
+        assert_eq!(listed(&cx, &sink).await, [name.as_str()]);
+        first(&server, 3, trouble, |_| true);
+        sink.delete(&cx, &key(&name)).await.unwrap();
+        server.heal();
+        assert_eq!(listed(&cx, &sink).await, [""; 0]);
+        assert!(met.load(Ordering::Relaxed) > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_whose_answer_is_lost_has_won() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    first(&server, 1, S3Trouble::DropAnswer, |r| r.create_only);
+    assert_eq!(put(&cx, &sink, "sessions/a/0", PutMode::Create).await.unwrap(), Put::Stored);
+    // And what another put there meanwhile has not.
+    server.heal();
+    sink.put(&cx, &key("b"), Bytes::from_static(b"another"), PutMode::Create).await.unwrap();
+    first(&server, 1, S3Trouble::Drop, |r| r.create_only);
+    assert_eq!(put(&cx, &sink, "b", PutMode::Create).await.unwrap(), Put::AlreadyThere);
+    // Two that were in each other's way, and neither won.
+    first(&server, 2, S3Trouble::Answer(409, "ConditionalRequestConflict"), |r| r.create_only);
+    assert_eq!(put(&cx, &sink, "c", PutMode::Create).await.unwrap(), Put::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_pass_is_said_at_once() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    for (status, code, reason, what) in [
+        (403, "AccessDenied", Reason::PermissionDenied, "does not allow"),
+        (400, "ExpiredToken", Reason::PermissionDenied, "expired"),
+        (403, "RequestTimeTooSkewed", Reason::PermissionDenied, "clock"),
+        (403, "SignatureDoesNotMatch", Reason::PermissionDenied, "secret key"),
+        (404, "NoSuchBucket", Reason::InvalidConfig, "bucket"),
+        (301, "PermanentRedirect", Reason::InvalidConfig, "region"),
+        (501, "NotImplemented", Reason::Unsupported, "does not know"),
+        (400, "Whatever", Reason::InvalidConfig, "does not accept"),
+        (507, "QuotaExceeded", Reason::NoSpace, "space"),
+    ] {
+        let met = first(&server, 1000, S3Trouble::Answer(status, code), |_| true);
+        let put = put(&cx, &sink, "a", PutMode::Create).await.unwrap_err();
+        let list = sink.list(&cx, None).try_collect::<Vec<_>>().await.unwrap_err();
+        for e in [put, list] {
+            let text = e.chain();
+            assert_eq!(e.reason(), reason, "{code}: {text}");
+            assert!(text.contains(what) && text.contains("s3://backups/x at 127.0.0.1"), "{text}");
+            assert!(!text.contains('\n') && text.len() < 1000, "{text}");
+        }
+        assert!(met.load(Ordering::Relaxed) <= 3, "{code} was asked {met:?} times");
+    }
+    server.heal();
+    // And by the real server.
+    let e = put(&cx, &with(&server, "AWS_SECRET_ACCESS_KEY", "wrong"), "a", PutMode::Create).await;
+    let e = e.unwrap_err();
+    assert_eq!(e.reason(), Reason::PermissionDenied, "{}", e.chain());
+    assert!(!format!("{e:?} {}", e.chain()).contains("wrong"));
+    let e = put(&cx, &with(&server, "AWS_ACCESS_KEY_ID", "nobody"), "a", PutMode::Create).await;
+    assert_eq!(e.unwrap_err().reason(), Reason::PermissionDenied);
+    let settings = Settings::new(server.variables(), None);
+    let nowhere = ObjectSink::s3("s3://no-such-bucket/x", &settings).unwrap();
+    let e = put(&cx, &nowhere, "a", PutMode::Create).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::InvalidConfig, "{}", e.chain());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_down_or_silent_is_given_up() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    let met = first(&server, 1000, S3Trouble::Answer(503, "SlowDown"), |_| true);
+    let e = sink.get(&cx, &key("a"), None).await.unwrap_err();
+    assert_eq!((e.reason(), e.kind()), (Reason::Unavailable, ErrorKind::Unavailable));
+    assert!(e.chain().contains("tried 10 times"), "{}", e.chain());
+    assert_eq!(met.load(Ordering::Relaxed), 10);
+    // A deadline and a cancellation end what hangs.
+    first(&server, 1000, S3Trouble::Hang, |_| true);
+    let soon = cx.within(Duration::from_millis(300));
+    let e = sink.get(&soon, &key("a"), None).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::TimedOut);
+    let child = cx.child();
+    let stop = async {
+        cx.sleep(Duration::from_millis(100)).await.unwrap();
+        child.cancel();
+    };
+    let (e, ()) = tokio::join!(put(&child, &sink, "a", PutMode::Create), stop);
+    assert_eq!(e.unwrap_err().reason(), Reason::Cancelled);
+    // Nobody listens there any more.
+    drop(server);
+    let e = sink.get(&cx.within(Duration::from_secs(30)), &key("a"), None).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable, "{}", e.chain());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_of_many_goes_on_where_it_was_interrupted() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    let expected: Vec<_> = (0..2500).map(|i| format!("packs/{i:05}")).collect();
+    std::fs::create_dir_all(server.directory().join("x/packs")).unwrap();
+    for name in &expected {
+        std::fs::write(server.directory().join("x").join(name), "1").unwrap();
+    }
+    let pages = AtomicU32::new(0);
+    server.trouble(move |_| {
+        (pages.fetch_add(1, Ordering::Relaxed) % 2 == 1)
+            .then_some(S3Trouble::Answer(503, "SlowDown"))
+    });
+    assert_eq!(listed(&cx, &sink).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_neither_cut_nor_endless() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    put(&cx, &sink, "a", PutMode::Create).await.unwrap();
+    for range in [5..9, 7..8, 100..101, 8..8] {
+        let e = sink.get(&cx, &key("a"), Some(range.clone())).await.unwrap_err();
+        assert_eq!(e.reason(), Reason::Corrupt, "{range:?}: {}", e.chain());
+    }
+    assert_eq!(sink.get(&cx, &key("a"), Some(7..7)).await.unwrap(), &b""[..]);
+    let huge = std::fs::File::create(server.directory().join("x/huge")).unwrap();
+    huge.set_len((64 << 20) + 1).unwrap();
+    let e = sink.get(&cx, &key("huge"), None).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::Corrupt, "{}", e.chain());
+}
