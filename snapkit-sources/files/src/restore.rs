@@ -183,7 +183,8 @@ fn examine(
             return Ok(());
         }
         if roots.everything() {
-            return hindrance::refuse(base, request.recovery.as_deref());
+            // With a slash at its end it is what a link leads to.
+            return hindrance::refuse(&base.join(""), request.recovery.as_deref());
         }
         let path = |root: &EntryPath| base.join(OsStr::from_bytes(root.as_bytes()));
         let roots = roots.outermost();

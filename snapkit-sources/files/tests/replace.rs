@@ -147,6 +147,18 @@ async fn old_states_do_not_go_into_themselves() {
     }
     r.assert("second");
     assert_eq!(names(r.scratch.path()), ["it's live", "recovery"]);
+    // Not in it, if it has become a link: that alone is moved.
+    let elsewhere = r.scratch.path().join("elsewhere");
+    fs::rename(&r.root, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &r.root).unwrap();
+    asked.recovery = Some(elsewhere.join("d/state"));
+    let report = restore(&cx, &r.source, &asked, r.stored.tree()).await.unwrap();
+    assert_match(&r.stored.facts(), &report);
+    r.assert("first");
+    assert!(sh(&report.undo.join("\n")).status.success());
+    assert_eq!(fs::read_link(&r.root).unwrap(), elsewhere);
+    fs::remove_file(&r.root).unwrap();
+    fs::rename(&elsewhere, &r.root).unwrap();
     // For a part it may lie there.
     asked.recovery = Some(inside);
     asked.partial = true;

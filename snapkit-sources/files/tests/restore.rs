@@ -354,6 +354,9 @@ async fn a_failed_swap_is_taken_back() {
     write(&b.join("f"), "second");
     let mut asked = RestoreRequest::new(Target::Original, record(&source, Facts::new()));
     asked.overwrite = true;
+    let recovery = scratch.path().join("recovery");
+    fs::create_dir(&recovery).unwrap();
+    asked.recovery = Some(recovery.clone());
     let mut restore = source.restore(&cx, &asked).await.unwrap();
     restore.put(&cx, &meta(), Body::Tree(stored.tree())).await.unwrap();
     // Somebody puts something else where the second place is.
@@ -362,6 +365,7 @@ async fn a_failed_swap_is_taken_back() {
     restore.finish(&cx).await.unwrap_err();
     assert_eq!(fs::read_to_string(a.join("f")).unwrap(), "second");
     assert_eq!(fs::read_dir(scratch.path().join("x")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(recovery).unwrap().count(), 0, "nothing is left to be brought back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

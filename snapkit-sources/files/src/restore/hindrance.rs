@@ -13,7 +13,11 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// Refuse a place that cannot be moved out of the way as a whole.
 pub(super) fn refuse(place: &Path, recovery: Option<&Path>) -> Result<()> {
-    // What is not there holds nothing. What else is wrong with it is found out by who looks for it.
+    // What is no directory, a link to one among that, holds nothing. What else is wrong with it is found out
+    // by who looks for it.
+    if !std::fs::symlink_metadata(place).is_ok_and(|m| m.is_dir()) {
+        return Ok(());
+    }
     let Ok(real) = std::fs::canonicalize(place) else { return Ok(()) };
     let holds = |inner: &PathBuf| inner.starts_with(&real);
     if recovery.and_then(|r| std::fs::canonicalize(r).ok()).as_ref().is_some_and(holds) {
