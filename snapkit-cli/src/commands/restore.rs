@@ -114,6 +114,13 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     if args.overwrite {
         check_replaced(&own, &part, &options)?;
     }
+    if args.overwrite && !args.dry_run {
+        let place = options.recovery.join(format!("before-{}", snapshot.id.short()));
+        let place = escape(place.as_os_str().as_bytes());
+        app.output.note(format!(
+            "what is replaced is kept in {place}, with a script that brings it back"
+        ));
+    }
     let registry = app.registry();
     if args.dry_run {
         preflight::examine(&app.cx, &registry, &part, &options).await?;

@@ -11,7 +11,7 @@ use crate::engine::read::ChunkReader;
 use crate::engine::report::{Damage, VerifyReport};
 use crate::engine::select::StoredTreeReader;
 use crate::entries::decode_entry;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
 use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
@@ -371,7 +371,10 @@ impl Examination<'_> {
                         );
                     }
                 }
-                Err(e) if e.is_damage() || e.is_passing() => self.unreadable(e, place)?,
+                // That there is no room for a check says nothing about what is stored.
+                Err(e) if e.reason() != Reason::NoSpace && (e.is_damage() || e.is_passing()) => {
+                    self.unreadable(e, place)?;
+                }
                 Err(e) => {
                     let note = format!("{place} was not checked by its source: {}", e.chain());
                     self.report.notes.push(note);
