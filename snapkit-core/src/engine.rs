@@ -3,6 +3,7 @@
 pub mod options;
 pub mod report;
 
+mod ahead;
 mod basis;
 mod browse;
 mod create;

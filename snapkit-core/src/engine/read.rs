@@ -2,18 +2,18 @@
 //! byte of it is handed on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use crate::artifact::{ByteStream, MAX_PIECE};
 use crate::chunk::ChunkKey;
 use crate::context::Context;
 use crate::credential::Credential;
+use crate::engine::ahead::{Budget, Turn, Turns};
 use crate::entries::{StoredEntry, check_list, decode_entry, decode_node};
 use crate::error::{Error, Reason, Result};
 use crate::frame::FrameCodec;
@@ -46,7 +46,7 @@ pub(crate) struct ChunkReader {
     keys: WriterKeys,
     chunk_key: ChunkKey,
     codec: FrameCodec,
-    budget: Arc<Semaphore>,
+    budget: Budget,
     sealers: Mutex<HashMap<PackId, Arc<FrameSealer>>>,
     frames: Mutex<VecDeque<((PackId, u32), Bytes)>>,
     /// The index was read again because something was missing.
@@ -64,42 +64,6 @@ struct Held {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// How far a stream has come. Reading ahead waits for its share of the budget; what the consumer waits
-/// for does not, or streams that wait for each other's shares would wait for ever.
-#[derive(Debug, Default)]
-struct Turns {
-    taken: AtomicU64,
-    moved: Notify,
-}
-
-/// The place of a read in its stream.
-#[derive(Clone)]
-struct Turn {
-    turns: Arc<Turns>,
-    number: u64,
-}
-
-impl Turns {
-    fn advance(&self) {
-        self.taken.fetch_add(1, Ordering::AcqRel);
-        self.moved.notify_waiters();
-    }
-}
-
-impl Turn {
-    /// All before it were taken.
-    async fn comes(&self) {
-        loop {
-            let mut moved = std::pin::pin!(self.turns.moved.notified());
-            moved.as_mut().enable();
-            if self.turns.taken.load(Ordering::Acquire) >= self.number {
-                return;
-            }
-            moved.await;
-        }
-    }
-}
-
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
@@ -115,7 +79,6 @@ impl ChunkReader {
         chunk_key: ChunkKey,
         memory: u64,
     ) -> Result<Self> {
-        let permits = usize::try_from(memory).unwrap_or(usize::MAX);
         Ok(Self {
             sink,
             index,
@@ -123,7 +86,7 @@ impl ChunkReader {
             keys: credential.writer.clone(),
             chunk_key,
             codec: FrameCodec::new(false),
-            budget: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            budget: Budget::new(memory),
             sealers: Mutex::default(),
             frames: Mutex::default(),
             refreshed: OnceCell::new(),
@@ -304,17 +267,6 @@ impl ChunkReader {
         }
     }
 
-    /// A share of the budget; none for what somebody waits for, if none is left.
-    async fn share(&self, bytes: u32, turn: Option<&Turn>) -> Option<OwnedSemaphorePermit> {
-        let budget = Arc::clone(&self.budget);
-        let Some(turn) = turn else { return budget.try_acquire_many_owned(bytes).ok() };
-        tokio::select! {
-            biased;
-            permit = budget.acquire_many_owned(bytes) => permit.ok(),
-            () = turn.comes() => None,
-        }
-    }
-
     async fn read_from(
         self: Arc<Self>,
         cx: &Context,
@@ -332,7 +284,7 @@ impl ChunkReader {
         let frame = match self.kept(place) {
             Some(frame) => frame,
             None => {
-                let permit = self.share(place.raw.max(1), turn).await;
+                let permit = self.budget.share(place.raw.max(1), turn).await;
                 let range =
                     u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
                 let sealed = cx.run(self.sink.get(cx, &key, Some(range))).await.map_err(|e| {
@@ -404,7 +356,7 @@ impl ChunkReader {
             .flatten()
             .map(move |read| {
                 let (this, task_cx) = (Arc::clone(&this), cx.clone());
-                let turn = Turn { turns: Arc::clone(&turns), number };
+                let turn = Turn::new(&turns, number);
                 number += 1;
                 // A task, so that reading goes on while the consumer is busy elsewhere.
                 let task = read.map(|read| {
