@@ -179,7 +179,10 @@ impl TestEnv {
         }
         // The build directory may be closed to others.
         let program = self.path("snapkit");
-        fs::copy(env!("CARGO_BIN_EXE_snapkit"), &program).unwrap();
+        // Written by another process: a program that this one had open for writing could be inherited by
+        // what another test starts just then, and would be too busy to run.
+        let mut copy = Command::new("cp");
+        assert!(copy.arg(env!("CARGO_BIN_EXE_snapkit")).arg(&program).status().unwrap().success());
         self.give(self.dir.path());
         let id = NOBODY.to_string();
         let who = ["--reuid", &id, "--regid", &id, "--clear-groups", "--"];
