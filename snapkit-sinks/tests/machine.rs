@@ -29,7 +29,9 @@ fn run_again(test: &str, child: &str, as_nobody: bool) {
     // Somewhere that another user can reach, wherever the program was built.
     fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).unwrap();
     let program = scratch.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a program that is open for writing, here or in a child, cannot be run.
+    let own = std::env::current_exe().unwrap();
+    assert!(Command::new("cp").arg(own).arg(&program).status().unwrap().success());
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let work = scratch.path().join("work");
     fs::create_dir(&work).unwrap();

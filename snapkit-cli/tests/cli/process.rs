@@ -57,8 +57,7 @@ fn a_user_without_a_home_is_told_what_to_give() {
     let mut env = TestEnv::with_repository();
     env.unset("HOME");
     // Nobody's home does not exist or is not writable; a number that no user has has none at all.
-    let program = env.path("snapkit");
-    std::fs::copy(env!("CARGO_BIN_EXE_snapkit"), &program).unwrap();
+    let program = env.program();
     open_to_all(&env);
     let who = ["--reuid", "54321", "--regid", "54321", "--clear-groups", "--"];
     let args = who.iter().copied().chain([program.to_str().unwrap(), "list"]);

@@ -177,17 +177,22 @@ impl TestEnv {
         if !is_root() {
             return self.run(args);
         }
-        // The build directory may be closed to others.
-        let program = self.path("snapkit");
-        // Written by another process: a program that this one had open for writing could be inherited by
-        // what another test starts just then, and would be too busy to run.
-        let mut copy = Command::new("cp");
-        assert!(copy.arg(env!("CARGO_BIN_EXE_snapkit")).arg(&program).status().unwrap().success());
+        let program = self.program();
         self.give(self.dir.path());
         let id = NOBODY.to_string();
         let who = ["--reuid", &id, "--regid", &id, "--clear-groups", "--"];
         let all = who.into_iter().chain([program.to_str().unwrap()]).chain(args.iter().copied());
         self.through("setpriv", all).output().unwrap().into()
+    }
+
+    /// A copy of the program: the build directory may be closed to others.
+    pub(crate) fn program(&self) -> PathBuf {
+        let program = self.path("snapkit");
+        // Made by another process: what this one had open for writing could be inherited by what another
+        // test starts just then, and would be too busy to run.
+        let mut copy = Command::new("cp");
+        assert!(copy.arg(env!("CARGO_BIN_EXE_snapkit")).arg(&program).status().unwrap().success());
+        program
     }
 
     /// Give a place and all below it to nobody.

@@ -93,7 +93,9 @@ fn as_nobody(test: &str) {
     std::os::unix::fs::chown(&own, Some(65534), Some(65534)).unwrap();
     // The test program may lie where others may not look.
     let program = scratch.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a program that is open for writing, here or in a child, cannot be run.
+    let own = std::env::current_exe().unwrap();
+    assert!(Command::new("cp").arg(own).arg(&program).status().unwrap().success());
     let out = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&program)
