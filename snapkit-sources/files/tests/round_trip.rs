@@ -94,8 +94,8 @@ fn as_nobody(test: &str) {
     // The test program may lie where others may not look.
     let program = scratch.path().join("program");
     // By another process: a program that is open for writing, here or in a child, cannot be run.
-    let own = std::env::current_exe().unwrap();
-    assert!(Command::new("cp").arg(own).arg(&program).status().unwrap().success());
+    let this = std::env::current_exe().unwrap();
+    assert!(Command::new("cp").arg(this).arg(&program).status().unwrap().success());
     let out = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&program)
