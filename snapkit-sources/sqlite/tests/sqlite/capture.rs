@@ -23,7 +23,7 @@ async fn captures_beside_a_writer(mode: &str) {
     drop(bank(&path, mode));
     let _writer = Other::start("transfer", &path);
     let mut last = 0;
-    for i in 0..if long() { 100 } else { 20 } {
+    for i in 0..100 {
         let captured = capture(&path).await.unwrap();
         let copy = dir.path().join("copy.db");
         captured.write_to(&copy);
