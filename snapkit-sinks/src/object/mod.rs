@@ -11,6 +11,7 @@ mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -175,7 +176,11 @@ impl Sink for ObjectSink {
             PutMode::Create => object_store::PutMode::Create,
             PutMode::Overwrite => object_store::PutMode::Overwrite,
         };
+        // Whether an attempt may have stored it without our knowing.
+        let doubt = Arc::new(AtomicBool::new(false));
+        let create = mode == object_store::PutMode::Create;
         let request = || {
+            let doubt = Arc::clone(&doubt);
             let (store, path) = (Arc::clone(&self.store), path.clone());
             let (payload, options) =
                 (PutPayload::from_bytes(data.clone()), PutOptions::from(mode.clone()));
@@ -191,16 +196,28 @@ impl Sink for ObjectSink {
                             Ok(_) => Err(object_store::Error::AlreadyExists { path: at, source }),
                         }
                     }
+                    // A store that says early that the object is there closes the connection on the rest
+                    // of it, and the answer may be lost again and again.
+                    Err(e) if create && matches!(fault(&e), Fault::Passing(_)) => {
+                        doubt.store(true, Ordering::Relaxed);
+                        match store.head(&path).await {
+                            Ok(_) => Err(object_store::Error::AlreadyExists {
+                                path: path.to_string(),
+                                source: Box::new(e),
+                            }),
+                            Err(_) => Err(e),
+                        }
+                    }
                     other => other,
                 }
             }
         };
-        let (answer, again) = self.ask(cx, "store the object", key, request).await?;
+        let (answer, _) = self.ask(cx, "store the object", key, request).await?;
         match answer {
             Ok(_) => Ok(Put::Stored),
             Err(Fault::Exists) => {
                 // The answer to an earlier attempt may have been lost, and the object be our own.
-                let ours = again > 0 && self.get(cx, key, None).await? == data;
+                let ours = doubt.load(Ordering::Relaxed) && self.get(cx, key, None).await? == data;
                 Ok(if ours { Put::Stored } else { Put::AlreadyThere })
             }
             Err(_) => Err(self.not_found(key)),
