@@ -252,6 +252,13 @@ impl Context {
         Self { cancel: CancellationToken::new(), deadline: Some(end), ..self.clone() }
     }
 
+    /// A context for what must be done however the rest ends, and that limits its own time: not cancelled with
+    /// this one, and without its deadline.
+    #[must_use]
+    pub fn unhurried(&self) -> Self {
+        Self { cancel: CancellationToken::new(), deadline: None, ..self.clone() }
+    }
+
     /// Ask everything under this context to stop.
     pub fn cancel(&self) {
         self.cancel.cancel();

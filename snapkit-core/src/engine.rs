@@ -1,5 +1,6 @@
 //! The engine: create, restore, read and verify over any sources and any sink.
 
+pub mod hooks;
 pub mod options;
 pub mod report;
 
@@ -8,6 +9,7 @@ mod basis;
 mod browse;
 mod create;
 mod cut;
+mod dry;
 mod examine;
 mod find;
 mod local;
@@ -38,6 +40,7 @@ use crate::key::Key;
 use crate::manifest::Manifest;
 use crate::sink::Sink;
 
+pub use hooks::{Hooks, Moment, Occasion, Operation, Probe};
 pub use options::*;
 pub use report::*;
 

@@ -3,6 +3,7 @@
 //! A frame's plain text is `method:u8 raw_len:u32` and the payload: the raw bytes (method 0) or a
 //! zstd frame of them (method 1). It is authenticated before its lengths are believed.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use zstd::bulk::{Compressor, Decompressor};
@@ -140,8 +141,9 @@ impl FrameCodec {
         }
     }
 
-    /// The raw bytes of an opened frame, which must have the length that the index states.
-    pub fn decode(&self, plain: &[u8], raw_len: usize) -> Result<Vec<u8>> {
+    /// The raw bytes of an opened frame, which must have the length that the index states. Those that were
+    /// stored as they are stand at its end.
+    pub fn decode<'p>(&self, plain: &'p [u8], raw_len: usize) -> Result<Cow<'p, [u8]>> {
         let mut r = Reader::new(plain, "a frame");
         let method = r.u8()?;
         let stated = r.u32()? as usize;
@@ -150,9 +152,10 @@ impl FrameCodec {
         }
         let payload = r.rest();
         let raw = match method {
-            0 => payload.to_vec(),
+            0 => Cow::Borrowed(payload),
             1 => self.with_decompressor(|d| {
                 d.decompress(payload, raw_len)
+                    .map(Cow::Owned)
                     .map_err(|e| Error::corrupt("a frame does not decompress").caused_by(e))
             })?,
             _ => return Err(r.broken("unknown compression method")),

@@ -29,6 +29,10 @@ use crate::sink::Sink;
 /// Runs are merged when there are more than this.
 const MAX_RUNS: usize = 6;
 
+/// So few entries are merged into one run whenever the index is loaded: 44 MiB, a moment's work. Each run costs
+/// every lookup a read.
+const MERGED_AT_ONCE: u64 = 1 << 20;
+
 /// Where a chunk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -169,7 +173,8 @@ impl Index {
             }
         }
         drop(fetched);
-        self.merge_if_many(cx).await?;
+        let most = if self.len() <= MERGED_AT_ONCE { 1 } else { MAX_RUNS };
+        self.merge_if_more(cx, most).await?;
         Ok(report)
     }
 
@@ -186,7 +191,7 @@ impl Index {
         }
         let table = builder.finish();
         self.add_table(cx, table, segment.into_iter().collect()).await?;
-        self.merge_if_many(cx).await
+        self.merge_if_more(cx, MAX_RUNS).await
     }
 
     async fn add_table(&self, cx: &Context, table: Table, covers: Vec<SegmentId>) -> Result<()> {
@@ -210,11 +215,12 @@ impl Index {
         Ok(())
     }
 
-    async fn merge_if_many(&self, cx: &Context) -> Result<()> {
+    /// Merge the runs that stay into one if there are more than `most` of them.
+    async fn merge_if_more(&self, cx: &Context, most: usize) -> Result<()> {
         let runs: Vec<Arc<Run>> = {
             let state = self.read();
             let kept: Vec<_> = state.runs.iter().filter(|r| r.is_kept()).map(Arc::clone).collect();
-            if kept.len() <= MAX_RUNS {
+            if kept.len() <= most {
                 return Ok(());
             }
             kept

@@ -14,7 +14,7 @@ use crate::context::{Context, Timestamp};
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::id::{ChunkId, CredentialId, SnapshotId};
-use crate::source::Cut;
+use crate::source::{Cut, SourceInfo};
 
 /// What a capture amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +108,17 @@ pub struct ArtifactRecord {
     pub meta: ArtifactMeta,
     /// Where its content is.
     pub content: ContentRef,
+    /// SHA-256 of a byte stream, in hexadecimal, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl ArtifactRecord {
+    /// An artifact whose digest was not asked for.
+    #[must_use]
+    pub fn new(meta: ArtifactMeta, content: ContentRef) -> Self {
+        Self { meta, content, sha256: None }
+    }
 }
 
 /// One thing that could not be captured.
@@ -169,6 +180,38 @@ pub struct SourceRecord {
     /// What could not be captured.
     #[serde(default)]
     pub problems: Problems,
+    /// What its capture cost.
+    #[serde(default)]
+    pub stats: SourceStats,
+}
+
+impl SourceRecord {
+    /// A source of which nothing has been captured yet.
+    #[must_use]
+    pub fn new(info: &SourceInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            kind: info.kind.clone(),
+            settings: info.settings.clone(),
+            cut: None,
+            artifacts: Vec::new(),
+            facts: Facts::new(),
+            verdict: CaptureVerdict::Complete,
+            problems: Problems::default(),
+            stats: SourceStats::default(),
+        }
+    }
+}
+
+/// What the capture of one source cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStats {
+    /// Bytes read from it.
+    pub bytes_read: u64,
+    /// Bytes of chunks that were new to the repository, before compression.
+    pub bytes_new: u64,
+    /// Bytes of these as they are stored, without what packs and index add.
+    pub bytes_stored: u64,
 }
 
 /// What a capture cost.

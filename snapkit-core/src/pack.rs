@@ -291,7 +291,7 @@ mod tests {
         let at = frame.offset as usize;
         let mut sealed = bytes[at..at + frame.stored as usize].to_vec();
         reader.open(&contents.header, "").unwrap().open(2, &mut sealed).unwrap();
-        assert_eq!(codec.decode(&sealed, 1000).unwrap(), vec![3; 1000]);
+        assert_eq!(codec.decode(&sealed, 1000).unwrap(), &[3; 1000][..]);
 
         for i in 0..bytes.len() {
             let mut bad = bytes.to_vec();

@@ -406,21 +406,33 @@ impl FrameSealer {
 
     /// Open a frame in place. Nothing is left in the buffer if it is not genuine.
     pub fn open(&self, frame: u64, buffer: &mut Vec<u8>) -> Result<()> {
+        match self.open_slice(frame, buffer) {
+            Ok(plain) => {
+                let len = plain.len();
+                buffer.truncate(len);
+                Ok(())
+            }
+            Err(e) => {
+                buffer.clear();
+                Err(e)
+            }
+        }
+    }
+
+    /// Open a frame where it lies, and give its plain text. What is there is of no use if it is not genuine.
+    pub fn open_slice<'b>(&self, frame: u64, sealed: &'b mut [u8]) -> Result<&'b [u8]> {
         let damaged = || Error::corrupt("sealed content is damaged or not where it belongs");
-        let split = buffer.len().checked_sub(TAG_LEN).ok_or_else(damaged)?;
-        let tag: [u8; TAG_LEN] = buffer[split..].try_into().map_err(|_| damaged())?;
-        buffer.truncate(split);
+        let (plain, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or_else(damaged)?;
         let (nonce, aad) = self.nonce_and_aad(frame);
-        let opened = self.cipher.decrypt_inout_detached(
-            &Nonce::from(nonce),
-            &aad,
-            buffer.as_mut_slice().into(),
-            &Tag::from(tag),
-        );
-        opened.map_err(|_| {
-            buffer.clear();
-            damaged()
-        })
+        self.cipher
+            .decrypt_inout_detached(
+                &Nonce::from(nonce),
+                &aad,
+                (&mut *plain).into(),
+                &Tag::from(*tag),
+            )
+            .map_err(|_| damaged())?;
+        Ok(plain)
     }
 
     /// Bytes that cannot be told from sealed ones.

@@ -297,6 +297,9 @@ pub enum Content {
     Inline(Bytes),
     /// By [`TreeReader::load`] if it is small, else by [`TreeReader::open`].
     Deferred,
+    /// Whoever gives the tree has read it, and found it whole and as long as the entry says. It is not given
+    /// again. Only a [check](crate::source::Source::check) meets this.
+    Verified,
 }
 
 impl fmt::Debug for Content {
@@ -305,6 +308,7 @@ impl fmt::Debug for Content {
             Self::None => f.write_str("None"),
             Self::Inline(b) => write!(f, "Inline({} bytes)", b.len()),
             Self::Deferred => f.write_str("Deferred"),
+            Self::Verified => f.write_str("Verified"),
         }
     }
 }

@@ -16,6 +16,7 @@ use snapkit_core::id::{ChunkId, SnapshotId};
 use snapkit_core::manifest::{
     ArtifactRecord, CaptureStats, CaptureVerdict, ChunkList, ChunkRef, ContentRef, End, Line,
     LineState, Manifest, MarkerState, Outcome, Problems, Session, Snapshot, SourceRecord,
+    SourceStats,
 };
 use snapkit_core::source::{Consistency, Cut};
 
@@ -63,13 +64,14 @@ pub fn snapshot(seed: u64) -> Snapshot {
             consistency: Consistency::Point,
             position: Some("42".to_owned()),
         }),
-        artifacts: vec![ArtifactRecord {
-            meta: meta.size(4711).fingerprint("f").attribute("page_size", "4096"),
-            content: ContentRef::Bytes { content: ChunkList { size: 4711, depth: 0, chunks } },
-        }],
+        artifacts: vec![ArtifactRecord::new(
+            meta.size(4711).fingerprint("f").attribute("page_size", "4096"),
+            ContentRef::Bytes { content: ChunkList { size: 4711, depth: 0, chunks } },
+        )],
         facts,
         verdict: CaptureVerdict::Complete,
         problems: Problems::default(),
+        stats: SourceStats { bytes_read: 4711, bytes_new: 4711, bytes_stored: 815 },
     };
     Snapshot {
         id: must("the suite's own ids are ids", SnapshotId::new(at(0), id)),

@@ -9,7 +9,9 @@ use futures_util::StreamExt as _;
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::basis::{BasisStore, SourceBasis};
-use crate::engine::cut::{CLEANUP_LIMIT, Cutting, guarded};
+use crate::engine::cut::{CLEANUP_LIMIT, Cutting, Participant, guarded};
+use crate::engine::dry::DrySink;
+use crate::engine::hooks::{Attendance, Moment, Occasion, Operation};
 use crate::engine::local::Seen;
 use crate::engine::options::{CreateOptions, Stack};
 use crate::engine::report::{CreateReport, seconds};
@@ -68,6 +70,13 @@ impl Drop for OpenSession {
     }
 }
 
+/// What a session has brought.
+struct Created {
+    snapshot: Snapshot,
+    warnings: Vec<String>,
+    hooks_failed: Vec<Error>,
+}
+
 impl Repository {
     /// Capture a stack and commit the snapshot.
     pub async fn create(
@@ -98,18 +107,36 @@ impl Repository {
             cx: cx.clone(),
             manifest: Arc::clone(&self.manifest),
             id: session.id.clone(),
-            open: true,
+            open: !options.dry_run,
         };
+        let occasion = Occasion::new(Operation::Create, &session.id, &stack.name, &stack.set);
+        let hooks = stack.hooks.clone().filter(|_| !options.dry_run);
+        let mut attendance = Attendance::new(cx, hooks, occasion);
         // A panic is an error here, so that the session ends on every path.
-        let result = guarded(self.run_session(cx, &session, &mut open, stack, options)).await;
+        let work = self.run_session(cx, &session, &mut open, &mut attendance, stack, options);
+        let result = guarded(work).await;
         if let Err(e) = &result {
             // It was told what there is to tell.
             drop(open.abort(e).await);
         }
         open.open = false;
-        let (snapshot, warnings) = result?;
-        let seconds = seconds(cx.monotonic().saturating_sub(begun));
-        Ok(CreateReport { snapshot, seconds, warnings })
+        let mut created = match result {
+            Ok(created) => created,
+            Err(e) => {
+                for hook in attendance.end(Some(&e)).await {
+                    cx.progress().warn(&hook.chain());
+                }
+                return Err(e);
+            }
+        };
+        created.hooks_failed.extend(attendance.end(None).await);
+        Ok(CreateReport {
+            snapshot: created.snapshot,
+            seconds: seconds(cx.monotonic().saturating_sub(begun)),
+            warnings: created.warnings,
+            hooks_failed: created.hooks_failed,
+            dry_run: options.dry_run,
+        })
     }
 
     async fn run_session(
@@ -117,17 +144,21 @@ impl Repository {
         cx: &Context,
         session: &Session,
         open: &mut OpenSession,
+        attendance: &mut Attendance,
         stack: &Stack,
         options: &CreateOptions,
-    ) -> Result<(Snapshot, Vec<String>)> {
-        // The session is announced first, then tombstones and index are read: so a collector either
-        // sees the session or is seen by it.
-        if let Err(e) = self.manifest.begin(cx, session).await {
-            // A session of this id that is somebody else's is theirs to end.
-            open.open = e.reason() != Reason::AlreadyExists;
-            return Err(e);
+    ) -> Result<Created> {
+        let mut heartbeat = None;
+        if !options.dry_run {
+            // The session is announced first, then tombstones and index are read: so a collector either
+            // sees the session or is seen by it.
+            if let Err(e) = self.manifest.begin(cx, session).await {
+                // A session of this id that is somebody else's is theirs to end.
+                open.open = e.reason() != Reason::AlreadyExists;
+                return Err(e);
+            }
+            heartbeat = Some(self.start_heartbeat(cx, &session.id));
         }
-        let _heartbeat = self.start_heartbeat(cx, &session.id);
         let mut warnings = self.warnings.clone();
         let (mut index, loaded) = self.load_index(cx).await?;
         for (key, e) in loaded.damaged {
@@ -158,15 +189,25 @@ impl Repository {
         let (bases, previous) = self.bases(cx, &store, stack, &mut warnings).await?;
         let records: Vec<_> = bases.iter().map(|b| b.as_ref().map(|b| b.record.clone())).collect();
 
-        let cutting = Cutting::prepare(cx, stack, &records).await?;
+        let mut cutting = Cutting::prepare(cx, stack, &records).await?;
         cx.progress().phase(Phase::Freeze);
-        let mut cutting = cutting.take(stack.gate.as_ref(), stack.window).await?;
+        if let Err(e) = attendance.before(Moment::BeforeFreeze).await {
+            cutting.abort().await;
+            return Err(e);
+        }
+        let taken = cutting.take(stack.gate.as_ref(), stack.window).await;
+        let positions = taken.iter().flat_map(|cutting| &cutting.participants);
+        attendance.occasion.positions.extend(positions.filter_map(Participant::position));
+        // What failed here must be known, and is no reason to throw the snapshot away.
+        let hooks_failed = Vec::from_iter(attendance.after_thaw().await.err());
+        let mut cutting = taken?;
 
         cx.progress().phase(Phase::Stream);
+        let sink = Arc::clone(&self.sink);
         let mut writer = Writer::new(
             cx,
             WriterSetup {
-                sink: Arc::clone(&self.sink),
+                sink: if options.dry_run { Arc::new(DrySink(sink)) } else { sink },
                 keys: self.credential.writer.clone(),
                 chunk_key: self.chunk_key.clone(),
                 index: Arc::new(index),
@@ -180,6 +221,7 @@ impl Repository {
             store: &store,
             read_all: options.read_all,
             level: options.level,
+            sha256: options.sha256,
             stats: StoreStats::default(),
             sources: Vec::new(),
         };
@@ -194,7 +236,8 @@ impl Repository {
         let written = writer.finish().await?;
 
         cx.progress().phase(Phase::Commit);
-        let Run { stats, sources, .. } = run;
+        let Run { stats, mut sources, .. } = run;
+        sources.iter_mut().for_each(Captured::settle);
         let snapshot = Snapshot {
             id: session.id.clone(),
             previous,
@@ -225,6 +268,10 @@ impl Repository {
             sources: sources.iter().map(|s| s.record.clone()).collect(),
             program: options.program.clone(),
         };
+        attendance.occasion.verdict = Some(snapshot.verdict.as_str());
+        if options.dry_run {
+            return Ok(Created { snapshot, warnings, hooks_failed });
+        }
         let commit = End::Commit(&snapshot);
         let outcome = match self.manifest.end(cx, &session.id, commit).await {
             Ok(outcome) => outcome,
@@ -239,12 +286,13 @@ impl Repository {
             },
         };
         open.open = false;
+        drop(heartbeat);
         if outcome == Outcome::Lost {
             return Err(Error::new(Reason::SessionLost, "the session was ended by somebody else")
                 .with("session", &session.id));
         }
         self.keep(cx, &store, &snapshot, sources, &mut warnings).await;
-        Ok((snapshot, warnings))
+        Ok(Created { snapshot, warnings, hooks_failed })
     }
 
     fn start_heartbeat(&self, cx: &Context, session: &SnapshotId) -> crate::context::Task<()> {

@@ -62,6 +62,12 @@ impl Participant {
         self.failure.as_ref().is_some_and(|e| !self.may_fail || e.is_cancelled())
     }
 
+    /// Its name, and the position that it pinned.
+    pub(crate) fn position(&self) -> Option<(String, String)> {
+        let position = self.cut.as_ref()?.position.clone()?;
+        Some((self.source.info().name.to_string(), position))
+    }
+
     /// Release the source and learn what only the end knows.
     pub(crate) async fn finish(&mut self, cx: &Context) -> Result<CaptureReport> {
         // While it has not begun, an abort is still possible.

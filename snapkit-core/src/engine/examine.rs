@@ -1,12 +1,15 @@
 //! Examining: object by object and chunk by chunk, with what is lost by each damage.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::artifact::Body;
 use crate::context::Context;
+use crate::engine::cut::guarded;
 use crate::engine::read::ChunkReader;
 use crate::engine::report::{Damage, VerifyReport};
 use crate::engine::select::StoredTreeReader;
@@ -15,12 +18,17 @@ use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
 use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
-use crate::pack::{pack_key, read_pack};
+use crate::pack::{PackedFrame, pack_key, read_pack};
 use crate::progress::Counter;
 use crate::registry::Registry;
+use crate::seal::FrameSealer;
+use crate::source;
 
 /// How many lost things are named for each damage.
 const NAMED: usize = 100;
+
+/// How many artifacts are checked by their sources at once: what one spends examining, the other reads.
+const CHECKS_AT_ONCE: usize = 2;
 
 /// Damages by object, with what is lost.
 #[derive(Default)]
@@ -271,97 +279,42 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Read packs whole, several at once, and compare every chunk with its name.
-    pub(crate) async fn read_packs(&mut self, everything: bool) -> Result<()> {
-        let mut packs: Vec<(PackId, u64)> = self
-            .stored
-            .iter()
-            .filter(|(id, _)| everything || self.needed.contains(*id))
-            .map(|(id, size)| (*id, *size))
-            .collect();
-        packs.sort_unstable();
-        self.cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
-        let (cx, reader) = (self.cx, Arc::clone(&self.reader));
-        let sink = reader.sink();
-        // Each holds a pack, its opened frames and their raw bytes: see the memory budget.
-        let at_once = sink.info().concurrency.clamp(1, 2);
-        let mut results = stream::iter(packs)
-            .map(|(id, size)| {
-                let reader = Arc::clone(&reader);
-                async move {
-                    let key = pack_key(id)?;
-                    let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
-                        Ok(bytes) => bytes,
-                        Err(e) if e.is_passing() => return Err(e),
-                        Err(e) => {
-                            let whole = Some(e.chain());
-                            let found = PackFindings { whole, opaque: true, ..Default::default() };
-                            return Ok((key, id, 0, found));
-                        }
-                    };
-                    cx.progress().add(Counter::Bytes, size);
-                    let len = bytes.len() as u64;
-                    let found = cx.compute(move || Ok(examine_pack(&reader, id, &bytes))).await?;
-                    Ok((key, id, len, found))
-                }
-            })
-            .buffered(at_once);
-        let (mut bad, mut opaque) = (Vec::new(), Vec::new());
-        while let Some((key, id, len, found)) = results.try_next().await? {
+    /// Take over what reading packs has brought.
+    pub(crate) fn take_over(&mut self, packs: Vec<PackRead>) -> Result<()> {
+        for PackRead { id, len, found } in packs {
             self.report.packs += 1;
             self.report.bytes_read += len;
             self.read.insert(id, found.whole.is_none());
             if let Some(what) = found.whole {
-                self.findings.add(key.as_str(), what.clone());
+                self.findings.add(pack_key(id)?.as_str(), what.clone());
                 if found.opaque {
-                    opaque.push((id, what));
+                    self.opaque.insert(id, what);
                 }
             }
-            bad.extend(found.bad.into_iter().map(|(chunk, what)| ((id, chunk), what)));
+            self.bad.extend(found.bad.into_iter().map(|(chunk, what)| ((id, chunk), what)));
         }
-        drop(results);
-        self.bad.extend(bad);
-        self.opaque.extend(opaque);
         Ok(())
     }
 
-    /// Ask the source whether an artifact would restore; the same content once.
-    pub(crate) async fn would_restore(
+    /// All artifacts of some sources: see [`Examination::source`].
+    pub(crate) async fn sources(
         &mut self,
-        registry: &Registry,
-        snapshot: &Snapshot,
-        record: &SourceRecord,
-        checked: &mut HashSet<ChunkList>,
+        sources: &[(&Snapshot, &SourceRecord)],
+        count: bool,
     ) -> Result<()> {
-        let source =
-            match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
-                Ok(source) => source,
-                Err(e) => {
-                    self.report.notes.push(format!(
-                        "{}:{} was not checked by its source: {}",
-                        snapshot.id,
-                        record.name,
-                        e.chain()
-                    ));
-                    return Ok(());
-                }
-            };
-        for artifact in &record.artifacts {
-            let list = match &artifact.content {
-                ContentRef::Bytes { content } => content,
-                ContentRef::Tree { entries, .. } => entries,
-            };
-            if !checked.insert(list.clone()) {
-                continue;
-            }
-            let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+        for (snapshot, record) in sources {
+            self.source(snapshot, record, count).await?;
+        }
+        Ok(())
+    }
+
+    /// What the sources say. Of what is known not to be whole they say nothing new.
+    pub(crate) fn hear(&mut self, answers: Vec<Answer>) -> Result<()> {
+        for Answer { place, checked } in answers {
             if self.broken.contains(&place) {
                 continue;
             }
-            let body = self.body(artifact);
-            let result =
-                super::cut::guarded(self.cx.run(source.check(self.cx, &artifact.meta, body))).await;
-            match result {
+            match checked {
                 Ok(found) => {
                     for finding in found.0 {
                         self.findings.lose(
@@ -383,13 +336,107 @@ impl Examination<'_> {
         }
         Ok(())
     }
+}
 
-    pub(crate) fn body(&self, artifact: &ArtifactRecord) -> Body {
-        match &artifact.content {
-            ContentRef::Bytes { content } => Body::Bytes(self.reader.bytes(self.cx, content)),
-            ContentRef::Tree { entries, .. } => {
-                Body::Tree(Box::new(StoredTreeReader::whole(&self.reader, self.cx, entries)))
+/// A pack that was read whole.
+pub(crate) struct PackRead {
+    id: PackId,
+    len: u64,
+    found: PackFindings,
+}
+
+/// Read packs whole, several at once, and compare every chunk with its name.
+pub(crate) async fn read_packs(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    mut packs: Vec<(PackId, u64)>,
+) -> Result<Vec<PackRead>> {
+    packs.sort_unstable();
+    cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
+    // Each holds a pack, one opened frame and its raw bytes: see the memory budget. One more than computes is
+    // fetched meanwhile.
+    let concurrency = reader.sink().info().concurrency;
+    let at_once = concurrency.clamp(1, cx.parallelism().clamp(1, 2) + 1);
+    stream::iter(packs)
+        .map(|(id, size)| {
+            let reader = Arc::clone(reader);
+            async move {
+                let key = pack_key(id)?;
+                let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
+                    Ok(bytes) => bytes,
+                    Err(e) if e.is_passing() => return Err(e),
+                    Err(e) => {
+                        let whole = Some(e.chain());
+                        let found = PackFindings { whole, opaque: true, ..Default::default() };
+                        return Ok(PackRead { id, len: 0, found });
+                    }
+                };
+                cx.progress().add(Counter::Bytes, size);
+                let len = bytes.len() as u64;
+                let found = examine_pack(cx, &reader, id, bytes).await?;
+                Ok(PackRead { id, len, found })
             }
+        })
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await
+}
+
+/// What a source says about an artifact.
+pub(crate) struct Answer {
+    /// Which: snapshot, source and artifact.
+    place: String,
+    checked: Result<source::Findings>,
+}
+
+/// Ask the sources whether artifacts would restore; the same content once. Contents of files are not read for
+/// it: their packs are read meanwhile, and what is found bad there counts.
+pub(crate) async fn ask(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    registry: &Registry,
+    sources: &[(&Snapshot, &SourceRecord)],
+) -> Result<Vec<Answer>> {
+    let mut asked = HashSet::new();
+    let mut questions = Vec::new();
+    for (snapshot, record) in sources {
+        for artifact in &record.artifacts {
+            let list = match &artifact.content {
+                ContentRef::Bytes { content } => content,
+                ContentRef::Tree { entries, .. } => entries,
+            };
+            if asked.insert(list) {
+                let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+                questions.push((place, *record, artifact));
+            }
+        }
+    }
+    stream::iter(questions)
+        .map(async |(place, record, artifact)| {
+            let source =
+                match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
+                    Ok(source) => source,
+                    Err(e) => {
+                        let checked = Err(Error::new(Reason::Unsupported, e.chain()));
+                        return Ok(Answer { place, checked });
+                    }
+                };
+            let body = body(cx, reader, artifact);
+            match guarded(cx.run(source.check(cx, &artifact.meta, body))).await {
+                Err(e) if e.is_cancelled() => Err(e),
+                checked => Ok(Answer { place, checked }),
+            }
+        })
+        .buffered(CHECKS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn body(cx: &Context, reader: &Arc<ChunkReader>, artifact: &ArtifactRecord) -> Body {
+    match &artifact.content {
+        ContentRef::Bytes { content } => Body::Bytes(reader.bytes(cx, content)),
+        ContentRef::Tree { entries, .. } => {
+            Body::Tree(Box::new(StoredTreeReader::verified(reader, cx, entries)))
         }
     }
 }
@@ -405,37 +452,92 @@ struct PackFindings {
     opaque: bool,
 }
 
-fn examine_pack(reader: &ChunkReader, id: PackId, bytes: &[u8]) -> PackFindings {
+/// Stored bytes of frames that are examined in one piece of work: others who compute get their turn between.
+const SLICE: u64 = 2 << 20;
+
+async fn examine_pack(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    id: PackId,
+    bytes: Bytes,
+) -> Result<PackFindings> {
     let mut findings = PackFindings::default();
-    let contents = match read_pack(id, bytes, reader.keys()) {
-        Ok(contents) => contents,
-        // What its own trailer says counts no more: another pack may stand here.
-        Err(e) => return PackFindings { whole: Some(e.chain()), opaque: true, ..findings },
-    };
-    let sealer = reader.open_header(&contents.header);
-    for (number, frame) in contents.frames.iter().enumerate() {
-        let raw = sealer.as_ref().map_err(Error::chain).and_then(|sealer| {
-            let (start, len) = (frame.offset as usize, frame.stored as usize);
-            let mut plain = bytes.get(start..start + len).unwrap_or_default().to_vec();
-            sealer
-                .open(number as u64, &mut plain)
-                .and_then(|()| reader.codec().decode(&plain, frame.raw as usize))
-                .map_err(|e| e.chain())
+    let this = Arc::clone(reader);
+    let opened = cx.compute(move || {
+        let contents = read_pack(id, &bytes, this.keys());
+        let opened = contents.map(|contents| {
+            let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
+            (contents.frames, sealer)
         });
-        let mut at = 0;
-        for chunk in &frame.chunks {
-            let end = at + chunk.len as usize;
-            let what = match &raw {
-                Ok(raw) if reader.chunk_key().name(&raw[at..end]) == chunk.id => None,
-                Ok(_) => Some("content does not fit its name".to_owned()),
-                Err(e) => Some(e.clone()),
-            };
-            findings.bad.extend(what.map(|w| (chunk.id, w)));
-            at = end;
+        Ok((Vec::from(bytes), opened))
+    });
+    let (mut pack, opened) = opened.await?;
+    let (frames, sealer) = match opened {
+        Ok((frames, sealer)) => (Arc::new(frames), Arc::new(sealer)),
+        // What its own trailer says counts no more: another pack may stand here.
+        Err(e) => {
+            return Ok(PackFindings { whole: Some(e.chain()), opaque: true, ..findings });
         }
+    };
+    let mut from = 0;
+    while from < frames.len() {
+        let mut len = 0;
+        let mut to = from;
+        while to < frames.len() && (to == from || len < SLICE) {
+            len += u64::from(frames[to].stored);
+            to += 1;
+        }
+        let (this, frames, sealer) = (Arc::clone(reader), Arc::clone(&frames), Arc::clone(&sealer));
+        let work = cx.compute(move || {
+            let mut bad = Vec::new();
+            for (number, frame) in frames.iter().enumerate().take(to).skip(from) {
+                let raw = sealer.as_ref().as_ref().map_err(String::clone).and_then(|sealer| {
+                    open_frame(&this, sealer, number as u64, frame, &mut pack)
+                        .map_err(|e| e.chain())
+                });
+                examine_frame(&this, frame, &raw, &mut bad);
+            }
+            Ok((pack, bad))
+        });
+        let bad;
+        (pack, bad) = work.await?;
+        findings.bad.extend(bad);
+        from = to;
     }
-    if findings.whole.is_none() {
-        findings.whole = findings.bad.first().map(|(_, what)| what.clone());
+    findings.whole = findings.bad.first().map(|(_, what)| what.clone());
+    Ok(findings)
+}
+
+/// The raw bytes of a frame in a pack. It is opened where it lies.
+fn open_frame<'p>(
+    reader: &ChunkReader,
+    sealer: &FrameSealer,
+    number: u64,
+    frame: &PackedFrame,
+    pack: &'p mut [u8],
+) -> Result<Cow<'p, [u8]>> {
+    let (start, len) = (frame.offset as usize, frame.stored as usize);
+    let sealed = pack.get_mut(start..start + len).unwrap_or_default();
+    let plain = sealer.open_slice(number, sealed)?;
+    reader.codec().decode(plain, frame.raw as usize)
+}
+
+/// Compare the chunks of a frame with their names.
+fn examine_frame(
+    reader: &ChunkReader,
+    frame: &PackedFrame,
+    raw: &Result<Cow<'_, [u8]>, String>,
+    bad: &mut Vec<(ChunkId, String)>,
+) {
+    let mut at = 0;
+    for chunk in &frame.chunks {
+        let end = at + chunk.len as usize;
+        let what = match raw {
+            Ok(raw) if reader.chunk_key().name(&raw[at..end]) == chunk.id => None,
+            Ok(_) => Some("content does not fit its name".to_owned()),
+            Err(e) => Some(e.clone()),
+        };
+        bad.extend(what.map(|w| (chunk.id, w)));
+        at = end;
     }
-    findings
 }

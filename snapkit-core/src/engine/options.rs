@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::artifact::{ArtifactName, SourceName};
 use crate::context::Context;
+use crate::engine::hooks::{Hooks, Probe};
 use crate::error::{Error, Result};
 use crate::id::RepositoryFingerprint;
 use crate::source::Source;
@@ -80,6 +81,8 @@ pub struct Stack {
     pub sources: Vec<StackSource>,
     /// Pauses writers during the cut.
     pub gate: Option<Arc<dyn Gate>>,
+    /// What is done around the run.
+    pub hooks: Option<Arc<dyn Hooks>>,
     /// All sources must have pinned within this time, or nothing is committed.
     pub window: Duration,
 }
@@ -100,6 +103,7 @@ impl Stack {
             set: "full".to_owned(),
             sources,
             gate: None,
+            hooks: None,
             window: Duration::from_secs(10),
         }
     }
@@ -118,6 +122,11 @@ pub struct CreateOptions {
     pub verify_compression: bool,
     /// Read everything, even what looks unchanged.
     pub read_all: bool,
+    /// Take the SHA-256 of every artifact that is a byte stream, as `sha256sum` would of what is dumped of it.
+    pub sha256: bool,
+    /// Do everything but keep it: nothing is stored or remembered, and no hook runs. The sources are read as
+    /// for a snapshot.
+    pub dry_run: bool,
     /// What made the snapshot, with its version.
     pub program: String,
 }
@@ -130,6 +139,8 @@ impl Default for CreateOptions {
             level: 3,
             verify_compression: true,
             read_all: false,
+            sha256: false,
+            dry_run: false,
             program: concat!("snapkit ", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -184,6 +195,11 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Where the old state is kept when something is replaced: a subdirectory is made below it.
     pub recovery: PathBuf,
+    /// What is done around the run.
+    pub hooks: Option<Arc<dyn Hooks>>,
+    /// What examines whether the restored system works, once the hooks after the restore have run. One that
+    /// fails makes the verdict `differs`.
+    pub probes: Vec<Arc<dyn Probe>>,
 }
 
 impl RestoreOptions {
@@ -199,6 +215,8 @@ impl RestoreOptions {
             read_back: true,
             dry_run: false,
             recovery,
+            hooks: None,
+            probes: Vec::new(),
         }
     }
 }

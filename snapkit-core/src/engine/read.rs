@@ -1,6 +1,7 @@
 //! Reading: from chunk lists back to bytes and entries. Every chunk is compared with its name before a
 //! byte of it is handed on.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,6 +57,14 @@ pub(crate) struct ChunkReader {
 /// Chunks that lie in one frame, in order.
 struct FrameRead {
     chunks: Vec<(ChunkRef, Vec<Place>)>,
+}
+
+/// Where the raw bytes of a frame come from.
+enum FrameSource {
+    /// They were read before.
+    Kept(Bytes),
+    /// As they are stored, with a share of the budget for what they become.
+    Sealed(Bytes, Option<OwnedSemaphorePermit>),
 }
 
 /// A decoded frame with its share of the budget.
@@ -281,8 +290,8 @@ impl ChunkReader {
             })
             .collect();
         let key = pack_key(place.pack)?;
-        let frame = match self.kept(place) {
-            Some(frame) => frame,
+        let source = match self.kept(place) {
+            Some(frame) => FrameSource::Kept(frame),
             None => {
                 let permit = self.budget.share(place.raw.max(1), turn).await;
                 let range =
@@ -294,20 +303,13 @@ impl ChunkReader {
                         e.with("object", &key)
                     }
                 })?;
-                let (this, at) = (Arc::clone(&self), place.clone());
-                cx.compute(move || {
-                    let mut frame = sealed.to_vec();
-                    this.sealer(&at)?.open(u64::from(at.frame), &mut frame)?;
-                    let bytes = this.codec.decode(&frame, at.raw as usize)?;
-                    this.keep(&at, &bytes);
-                    Ok(Bytes::from_owner(Held { bytes, _permit: permit }))
-                })
-                .await
-                .map_err(|e| e.with("object", &key))?
+                FrameSource::Sealed(sealed, permit)
             }
         };
-        let this = Arc::clone(&self);
+        // One trip to a computing thread for all that is to be done with a frame.
+        let (this, at) = (Arc::clone(&self), place.clone());
         cx.compute(move || {
+            let frame = this.open_frame(&at, source, &wanted)?;
             wanted
                 .into_iter()
                 .map(|(chunk, start)| {
@@ -327,6 +329,36 @@ impl ChunkReader {
         })
         .await
         .map_err(|e| e.with("object", &key))
+    }
+
+    /// The raw bytes of a frame. They are kept if more is in it than is wanted now: the rest is likely to be
+    /// wanted next.
+    fn open_frame(
+        &self,
+        at: &Place,
+        source: FrameSource,
+        wanted: &[(ChunkRef, u32)],
+    ) -> Result<Bytes> {
+        let (sealed, permit) = match source {
+            FrameSource::Kept(frame) => return Ok(frame),
+            FrameSource::Sealed(sealed, permit) => (sealed, permit),
+        };
+        let mut frame = Vec::from(sealed);
+        self.sealer(at)?.open(u64::from(at.frame), &mut frame)?;
+        let raw = at.raw as usize;
+        // What was stored as it is stays where it lies.
+        let (bytes, from) = match self.codec.decode(&frame, raw)? {
+            Cow::Owned(bytes) => (bytes, 0),
+            Cow::Borrowed(bytes) => {
+                let from = frame.len() - bytes.len();
+                (frame, from)
+            }
+        };
+        let wanted: u64 = wanted.iter().map(|(chunk, _)| u64::from(chunk.len)).sum();
+        if wanted < u64::from(at.raw) {
+            self.keep(at, &bytes[from..]);
+        }
+        Ok(Bytes::from_owner(Held { bytes, _permit: permit }).slice(from..))
     }
 
     /// The content of chunks, in order, read ahead. A chunk that cannot be read is an error in its place,

@@ -23,7 +23,7 @@ pub struct InitReport {
 }
 
 /// A snapshot was created.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct CreateReport {
     /// The snapshot.
     pub snapshot: Snapshot,
@@ -31,6 +31,11 @@ pub struct CreateReport {
     pub seconds: f64,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// Hooks that failed although the snapshot was committed.
+    #[serde(serialize_with = "in_lines")]
+    pub hooks_failed: Vec<Error>,
+    /// Whether nothing was kept.
+    pub dry_run: bool,
 }
 
 /// What the ledger holds.
@@ -99,10 +104,24 @@ pub struct RestoreSummary {
     /// they were.
     #[serde(serialize_with = "in_a_line")]
     pub failed: Option<Error>,
+    /// What the probes said, in their order.
+    pub probes: Vec<Probed>,
+    /// Hooks that failed although the targets were restored.
+    #[serde(serialize_with = "in_lines")]
+    pub hooks_failed: Vec<Error>,
     /// Whether nothing was done, only said.
     pub dry_run: bool,
     /// How long it took, in seconds.
     pub seconds: f64,
+}
+
+/// What a probe said of a restored system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probed {
+    /// Its name.
+    pub name: String,
+    /// What does not work, if anything does not.
+    pub failure: Option<String>,
 }
 
 /// One thing found wrong in a repository.
@@ -149,6 +168,10 @@ impl VerifyReport {
 
 pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn in_lines<S: serde::Serializer>(errors: &[Error], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(errors.iter().map(Error::chain))
 }
 
 fn in_a_line<S: serde::Serializer>(e: &Option<Error>, s: S) -> Result<S::Ok, S::Error> {

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::artifact::{Body, Shape};
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
+use crate::engine::hooks::{Attendance, Moment, Occasion, Operation, Probe};
 use crate::engine::options::{RestoreOptions, RestoreTo};
 use crate::engine::read::ChunkReader;
-use crate::engine::report::{RestoreSummary, SourceRestored, seconds};
+use crate::engine::report::{Probed, RestoreSummary, SourceRestored, seconds};
 use crate::engine::select::{Chosen, Skipped, StoredTreeReader};
 use crate::error::{Error, Reason, Result};
 use crate::facts::{Comparison, Facts, RestoreVerdict};
@@ -21,6 +23,9 @@ use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Snapshot, Sour
 use crate::progress::{Counter, Phase};
 use crate::registry::Registry;
 use crate::source::{Restore, RestoreRequest, Target};
+
+/// How many targets are filled at once: what one spends waiting or examining, the other reads.
+const PUTS_AT_ONCE: usize = 2;
 
 /// One source on its way back.
 struct Plan<'a> {
@@ -112,6 +117,37 @@ impl Repository {
         snapshot: &Snapshot,
         options: &RestoreOptions,
     ) -> Result<RestoreSummary> {
+        let mut occasion =
+            Occasion::new(Operation::Restore, &snapshot.id, &snapshot.stack, &snapshot.set);
+        occasion.learn(snapshot.sources.iter());
+        let hooks = options.hooks.clone().filter(|_| !options.dry_run);
+        let mut attendance = Attendance::new(cx, hooks, occasion);
+        let work = self.run_restore(cx, registry, snapshot, options, &mut attendance);
+        // A panic is an error here, so that the hooks run on every path.
+        match guarded(work).await {
+            Ok(mut summary) => {
+                attendance.occasion.verdict = Some(summary.verdict.as_str());
+                let failed = attendance.end(summary.failed.as_ref()).await;
+                summary.hooks_failed.extend(failed);
+                Ok(summary)
+            }
+            Err(e) => {
+                for hook in attendance.end(Some(&e)).await {
+                    cx.progress().warn(&hook.chain());
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn run_restore(
+        &self,
+        cx: &Context,
+        registry: &Registry,
+        snapshot: &Snapshot,
+        options: &RestoreOptions,
+        attendance: &mut Attendance,
+    ) -> Result<RestoreSummary> {
         let begun = cx.monotonic();
         cx.progress().phase(Phase::Prepare);
         let chosen = Chosen::new(&options.selection)?;
@@ -121,13 +157,14 @@ impl Repository {
             let plan = self.plan(snapshot, record, options)?;
             plans.list.push(plan);
         }
+        attendance.before(Moment::BeforeRestore).await?;
         let done = async {
             if !options.dry_run {
                 plans.make_directories().await?;
             }
             put_back(cx, registry, &reader, &mut plans.list, options, &chosen).await
         };
-        let (sources, failed) = match done.await {
+        let (sources, mut failed) = match done.await {
             Ok((sources, None)) => (sources, None),
             Ok((sources, failed)) => {
                 plans.abort().await;
@@ -139,7 +176,20 @@ impl Repository {
             }
         };
         let begin = if failed.is_some() { RestoreVerdict::Differs } else { RestoreVerdict::Match };
-        let verdict = sources.iter().fold(begin, |v, s| v.worst(s.verdict));
+        let mut verdict = sources.iter().fold(begin, |v, s| v.worst(s.verdict));
+        let mut hooks_failed = Vec::new();
+        let mut probes = Vec::new();
+        // The state is compared before anything that is started now may change it.
+        if failed.is_none() && !options.dry_run {
+            attendance.occasion.verdict = Some(verdict.as_str());
+            hooks_failed.extend(attendance.after(Moment::AfterRestore).await.err());
+            probes = examine(cx, &options.probes).await;
+            // What was cut short says nothing, and what was restored must be told all the same.
+            failed = cx.check().err();
+            if probes.iter().any(|probe| probe.failure.is_some()) {
+                verdict = RestoreVerdict::Differs;
+            }
+        }
         Ok(RestoreSummary {
             snapshot: snapshot.id.clone(),
             captured: snapshot.verdict,
@@ -147,6 +197,8 @@ impl Repository {
             sources,
             verdict,
             failed,
+            probes,
+            hooks_failed,
             dry_run: options.dry_run,
             seconds: seconds(cx.monotonic().saturating_sub(begun)),
         })
@@ -196,6 +248,15 @@ impl Repository {
             handed: Arc::default(),
         })
     }
+}
+
+/// What the probes say, all at once.
+async fn examine(cx: &Context, probes: &[Arc<dyn Probe>]) -> Vec<Probed> {
+    let asked = probes.iter().map(|probe| async move {
+        let failure = guarded(cx.run(probe.probe(cx))).await.err();
+        Probed { name: probe.name().to_owned(), failure: failure.map(|e| e.chain()) }
+    });
+    join_all(asked).await
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -249,7 +310,7 @@ async fn abort_all(cx: &Context, sessions: Vec<(String, Box<dyn Restore>)>) {
     .await;
 }
 
-/// Examine all targets, then fill them one after the other, then make what was put visible: whatever is
+/// Examine all targets, then fill them, several at once, then make what was put visible: whatever is
 /// wrong with what is stored is known before the first target changes.
 async fn put_back(
     cx: &Context,
@@ -266,11 +327,11 @@ async fn put_back(
         prepare(cx, registry, plan).await.map_err(|e| e.with("source", &plan.record.name))?;
     }
     cx.progress().phase(Phase::Restore);
-    for plan in &mut *plans {
-        put(cx, reader, plan, options, chosen)
-            .await
-            .map_err(|e| e.with("source", &plan.record.name))?;
-    }
+    let puts = plans.iter_mut().map(|plan| async move {
+        let name = plan.record.name.clone();
+        put(cx, reader, plan, options, chosen).await.map_err(|e| e.with("source", name))
+    });
+    stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_collect::<()>().await?;
     // What lies in a restored tree must not be set aside with the tree that was there before. To go back,
     // the last is undone first.
     let is_tree = |p: &&mut Plan<'_>| p.artifacts.iter().any(|a| a.meta.shape == Shape::Tree);
@@ -317,13 +378,12 @@ async fn put(
                     continue;
                 }
                 let progress = cx.clone();
-                let stream =
-                    futures_util::StreamExt::inspect(reader.bytes(cx, content), move |piece| {
-                        if let Ok(piece) = piece {
-                            progress.progress().add(Counter::Bytes, piece.len() as u64);
-                            handed.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                        }
-                    });
+                let stream = reader.bytes(cx, content).inspect(move |piece| {
+                    if let Ok(piece) = piece {
+                        progress.progress().add(Counter::Bytes, piece.len() as u64);
+                        handed.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                    }
+                });
                 Ok(Body::Bytes(Box::pin(stream)))
             }
             ContentRef::Tree { entries, .. } => {
@@ -403,7 +463,7 @@ async fn probe(
     content: &crate::manifest::ChunkList,
 ) -> Result<()> {
     let mut bytes = reader.bytes(cx, content);
-    while futures_util::TryStreamExt::try_next(&mut bytes).await?.is_some() {}
+    while bytes.try_next().await?.is_some() {}
     Ok(())
 }
 

@@ -160,12 +160,22 @@ struct SharedTree {
     skipped: Option<Arc<Mutex<Skipped>>>,
     /// Bytes of content handed out.
     handed: Arc<AtomicU64>,
+    /// Contents were read and found whole: they are not read again.
+    is_verified: bool,
 }
 
 impl StoredTreeReader {
     /// All of a tree; damage ends it.
     pub(crate) fn whole(reader: &Arc<ChunkReader>, cx: &Context, entries: &ChunkList) -> Self {
-        Self::from_entries(reader, cx, reader.entries(cx, entries), None, Arc::default())
+        let shared = SharedTree::new(reader, None, Arc::default());
+        Self::from_entries(cx, reader.entries(cx, entries), shared)
+    }
+
+    /// All of a tree whose contents were verified; damage ends it.
+    pub(crate) fn verified(reader: &Arc<ChunkReader>, cx: &Context, entries: &ChunkList) -> Self {
+        let shared =
+            SharedTree { is_verified: true, ..SharedTree::new(reader, None, Arc::default()) };
+        Self::from_entries(cx, reader.entries(cx, entries), shared)
     }
 
     /// The chosen part of a tree.
@@ -178,27 +188,21 @@ impl StoredTreeReader {
         handed: Arc<AtomicU64>,
     ) -> Result<Self> {
         let all = reader.entries(cx, entries);
+        let shared = SharedTree::new(reader, skipped, handed);
         if chosen.is_all() {
-            return Ok(Self::from_entries(reader, cx, all, skipped, handed));
+            return Ok(Self::from_entries(cx, all, shared));
         }
         let relink = relinked(reader, cx, entries, chosen).await?;
         let part = filter(all, chosen.clone(), relink);
-        Ok(Self::from_entries(reader, cx, part, skipped, handed))
+        Ok(Self::from_entries(cx, part, shared))
     }
 
     fn from_entries(
-        reader: &Arc<ChunkReader>,
         cx: &Context,
         entries: BoxStream<'static, Result<StoredEntry>>,
-        skipped: Option<Arc<Mutex<Skipped>>>,
-        handed: Arc<AtomicU64>,
+        shared: SharedTree,
     ) -> Self {
-        let shared = Arc::new(SharedTree {
-            reader: Arc::clone(reader),
-            large: Mutex::default(),
-            skipped,
-            handed,
-        });
+        let shared = Arc::new(shared);
         let (this, cx) = (Arc::clone(&shared), cx.clone());
         let (ordered, mut left_out) = (Arc::clone(&shared), HashSet::new());
         let batches = into_batches(entries)
@@ -245,11 +249,25 @@ fn into_batches(entries: BoxStream<'static, Result<StoredEntry>>) -> BoxStream<'
 }
 
 impl SharedTree {
+    fn new(
+        reader: &Arc<ChunkReader>,
+        skipped: Option<Arc<Mutex<Skipped>>>,
+        handed: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            reader: Arc::clone(reader),
+            large: Mutex::default(),
+            skipped,
+            handed,
+            is_verified: false,
+        }
+    }
+
     async fn load(&self, cx: &Context, batch: Batch) -> Result<Vec<TreeItem>> {
         let refs: Vec<_> = batch
             .iter()
             .flatten()
-            .filter(|e| is_inline(e))
+            .filter(|e| !self.is_verified && is_inline(e))
             .flat_map(|e| e.content.chunks.iter().copied().map(Ok))
             .collect();
         let mut chunks = self.reader.chunks(cx, stream::iter(refs).boxed());
@@ -265,6 +283,8 @@ impl SharedTree {
             let StoredEntry { entry, content } = stored;
             if content.size == 0 {
                 items.push(TreeItem::Entry(entry, Content::None));
+            } else if self.is_verified {
+                items.push(TreeItem::Entry(entry, Content::Verified));
             } else if content.size <= SMALL_FILE && content.depth == 0 {
                 let mut parts = Vec::with_capacity(1);
                 let mut damage = None;

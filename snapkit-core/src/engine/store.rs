@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use sha2::{Digest as _, Sha256};
 
 use crate::artifact::{ByteStream, Chunking, MAX_PIECE};
 use crate::chunk::Cutter;
@@ -15,6 +16,7 @@ use crate::engine::cut::guarded;
 use crate::engine::write::{Lane, Shared, Writer};
 use crate::entries::{ListBuilder, Node, StoredEntry, TreeChunker};
 use crate::error::{Error, Reason, Result};
+use crate::id::to_hex;
 use crate::manifest::{ChunkList, ChunkRef, ContentRef, Problems};
 use crate::progress::Counter;
 use crate::tree::{
@@ -96,6 +98,17 @@ async fn close_list(writer: &mut Writer, mut list: ListBuilder) -> Result<ChunkL
 pub(crate) struct StoredStream {
     pub(crate) content: ChunkList,
     pub(crate) leaves: Vec<ChunkRef>,
+    /// In hexadecimal, if it was asked for.
+    pub(crate) sha256: Option<String>,
+}
+
+/// What is known of a stream before it is read.
+pub(crate) struct StreamPlan {
+    pub(crate) chunking: Chunking,
+    /// Bytes to expect.
+    pub(crate) size: Option<u64>,
+    /// Whether its SHA-256 is taken.
+    pub(crate) sha256: bool,
 }
 
 /// Store a byte stream. Reading goes on while what was read is cut and named. The inner error is the
@@ -104,14 +117,14 @@ pub(crate) async fn store_stream(
     cx: &Context,
     writer: &mut Writer,
     body: ByteStream,
-    chunking: Chunking,
-    size: Option<u64>,
+    plan: StreamPlan,
     stats: &mut StoreStats,
 ) -> Result<Result<StoredStream>> {
     // A stream must not be asked again after its end.
     let mut body = body.fuse();
     let shared = Arc::clone(writer.shared());
-    let mut cutter = Cutter::new(shared.chunk_key.clone(), chunking, size);
+    let mut cutter = Cutter::new(shared.chunk_key.clone(), plan.chunking, plan.size);
+    let mut digest = plan.sha256.then(Sha256::new);
     let mut list = ListBuilder::default();
     let mut leaves = Vec::new();
     let mut pieces = match read_some(cx, &mut body).await {
@@ -124,22 +137,26 @@ pub(crate) async fn store_stream(
         cx.progress().add(Counter::Bytes, read);
         let last = pieces.is_empty();
         let cut = {
-            let shared = Arc::clone(&shared);
+            let (shared, mut digest) = (Arc::clone(&shared), digest.take());
             cx.compute(move || {
                 let mut chunks = Vec::new();
                 if last {
                     cutter.finish(&mut chunks);
-                    return Ok((None, name_all(&shared, chunks)?));
+                    return Ok((None, digest, name_all(&shared, chunks)?));
                 }
                 for piece in pieces {
+                    if let Some(digest) = &mut digest {
+                        digest.update(&piece);
+                    }
                     cutter.push(&piece, &mut chunks);
                 }
-                Ok((Some(cutter), name_all(&shared, chunks)?))
+                Ok((Some(cutter), digest, name_all(&shared, chunks)?))
             })
         };
         let next = async { if last { Ok(Vec::new()) } else { read_some(cx, &mut body).await } };
         let (cut, next) = futures_util::join!(cut, next);
-        let (back, named) = cut?;
+        let (back, digest_back, named) = cut?;
+        digest = digest_back;
         for Named { chunk, content, known } in named {
             writer.put(Lane::Data, chunk, content, known).await?;
             extend_list(writer, &mut list, chunk).await?;
@@ -158,7 +175,8 @@ pub(crate) async fn store_stream(
     if content.depth == 0 || leaves.len() > MAX_REMEMBERED {
         leaves.clear();
     }
-    Ok(Ok(StoredStream { content, leaves }))
+    let sha256 = digest.map(|digest| to_hex(&digest.finalize()));
+    Ok(Ok(StoredStream { content, leaves, sha256 }))
 }
 
 /// The next pieces of a stream, until there is enough to cut; none at its end.
@@ -309,6 +327,11 @@ impl TreeStore<'_> {
                             return Ok(Step::Ready(stored, Vec::new()));
                         }
                         Content::Deferred => {}
+                        Content::Verified => {
+                            let e =
+                                Error::internal("a tree to be stored keeps its content to itself");
+                            return Ok(Step::Problem(entry.path, e));
+                        }
                     }
                     if let Some(was) = basis.as_mut().and_then(|b| b.unchanged(&entry)) {
                         let mut there = was.stored.content.depth == 0 || !was.leaves.is_empty();
@@ -455,15 +478,8 @@ impl TreeStore<'_> {
                 Err(e) => break e,
             };
             let size = opened.entry.kind.content_len();
-            let stored = store_stream(
-                self.cx,
-                self.writer,
-                opened.body,
-                self.chunking,
-                Some(size),
-                self.stats,
-            )
-            .await?;
+            let plan = StreamPlan { chunking: self.chunking, size: Some(size), sha256: false };
+            let stored = store_stream(self.cx, self.writer, opened.body, plan, self.stats).await?;
             match stored {
                 Ok(stored) if stored.content.size == size => {
                     self.stats.files_read += 1;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt as _;
 
@@ -9,11 +11,11 @@ use crate::artifact::{ArtifactMeta, Body, Chunking};
 use crate::context::Context;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Participant, guarded};
-use crate::engine::store::{StoreStats, TreeStore, store_stream};
-use crate::engine::write::Writer;
+use crate::engine::store::{StoreStats, StreamPlan, TreeStore, store_stream};
+use crate::engine::write::{Account, Writer};
 use crate::error::{Error, Reason, Result};
 use crate::facts::{Facts, Standing};
-use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Problems, SourceRecord};
+use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, SourceRecord};
 use crate::source::Consistency;
 
 /// Pages are compressed at a zstd level that is so much higher.
@@ -25,6 +27,15 @@ pub(crate) struct Captured {
     /// Facts of its trees, as they were stored.
     pub(crate) tree_facts: Facts,
     pub(crate) files: BTreeMap<String, FileRef>,
+    account: Arc<Account>,
+}
+
+impl Captured {
+    /// Take over what it has cost, once the writer has finished.
+    pub(crate) fn settle(&mut self) {
+        self.record.stats.bytes_new = self.account.bytes_new.load(Ordering::Relaxed);
+        self.record.stats.bytes_stored = self.account.bytes_stored.load(Ordering::Relaxed);
+    }
 }
 
 /// The streaming of all sources.
@@ -33,6 +44,7 @@ pub(crate) struct Run<'a> {
     pub(crate) store: &'a BasisStore,
     pub(crate) read_all: bool,
     pub(crate) level: i32,
+    pub(crate) sha256: bool,
     pub(crate) stats: StoreStats,
     pub(crate) sources: Vec<Captured>,
 }
@@ -58,19 +70,12 @@ impl Run<'_> {
     ) -> Result<()> {
         let info = participant.source.info().clone();
         let mut captured = Captured {
-            record: SourceRecord {
-                name: info.name.clone(),
-                kind: info.kind,
-                settings: info.settings,
-                cut: participant.cut.clone(),
-                artifacts: Vec::new(),
-                facts: Facts::new(),
-                verdict: CaptureVerdict::Complete,
-                problems: Problems::default(),
-            },
+            record: SourceRecord { cut: participant.cut.clone(), ..SourceRecord::new(&info) },
             tree_facts: Facts::new(),
             files: BTreeMap::new(),
+            account: writer.open_account().await.map_err(|e| e.with("source", &info.name))?,
         };
+        let read_before = self.stats.bytes_read;
         let result = match (participant.failure.take(), participant.capture.as_mut()) {
             (Some(e), _) => Err(Failure::Source(e)),
             (None, None) => Err(Failure::Source(Error::internal("a source has no capture"))),
@@ -119,6 +124,7 @@ impl Run<'_> {
         {
             cut.end = cut.end.max(self.cx.now());
         }
+        captured.record.stats.bytes_read = self.stats.bytes_read - read_before;
         let tree_facts = std::mem::take(&mut captured.tree_facts);
         captured.record.facts.0.extend(tree_facts.0);
         self.sources.push(captured);
@@ -163,19 +169,19 @@ impl Run<'_> {
             let effort =
                 if matches!(meta.chunking, Chunking::Pages { .. }) { PAGES_EFFORT } else { 0 };
             writer.set_level(self.level + effort);
+            let mut sha256 = None;
             let content = match body {
                 Body::Bytes(stream) => {
-                    let stored = store_stream(
-                        cx,
-                        writer,
-                        stream,
-                        meta.chunking,
-                        meta.size_hint,
-                        &mut self.stats,
-                    )
-                    .await
-                    .map_err(Failure::Repository)?
-                    .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    let plan = StreamPlan {
+                        chunking: meta.chunking,
+                        size: meta.size_hint,
+                        sha256: self.sha256,
+                    };
+                    let stored = store_stream(cx, writer, stream, plan, &mut self.stats)
+                        .await
+                        .map_err(Failure::Repository)?
+                        .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
+                    sha256 = stored.sha256;
                     ContentRef::Bytes { content: stored.content }
                 }
                 Body::Tree(tree) => {
@@ -213,7 +219,7 @@ impl Run<'_> {
                 }
             };
             meta.size_hint = None;
-            captured.record.artifacts.push(ArtifactRecord { meta, content });
+            captured.record.artifacts.push(ArtifactRecord { meta, content, sha256 });
         }
         Ok(())
     }
@@ -230,11 +236,15 @@ impl Run<'_> {
             return Ok(None);
         };
         let old = basis.record.artifacts.iter().find(|a| a.meta.name == meta.name);
-        let Some(ArtifactRecord { meta: was, content: ContentRef::Bytes { content } }) = old else {
+        let Some(ArtifactRecord { meta: was, content: ContentRef::Bytes { content }, sha256 }) =
+            old
+        else {
             return Ok(None);
         };
-        // The chunks of a longer list are not remembered: it is read again.
-        if was.fingerprint != meta.fingerprint || content.depth > 0 {
+        // The chunks of a longer list are not remembered: it is read again. So it is for a digest that was not
+        // taken.
+        let lacks_digest = self.sha256 && sha256.is_none();
+        if was.fingerprint != meta.fingerprint || content.depth > 0 || lacks_digest {
             return Ok(None);
         }
         for chunk in &content.chunks {
@@ -243,7 +253,8 @@ impl Run<'_> {
             }
         }
         let meta = ArtifactMeta { size_hint: None, ..meta.clone() };
-        Ok(Some(ArtifactRecord { meta, content: ContentRef::Bytes { content: content.clone() } }))
+        let content = ContentRef::Bytes { content: content.clone() };
+        Ok(Some(ArtifactRecord { meta, content, sha256: sha256.clone() }))
     }
 }
 

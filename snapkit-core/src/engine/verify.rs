@@ -1,12 +1,14 @@
 //! Verifying: what is wrong in a repository, and what is lost by it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
+use futures_util::future::try_join3;
 
 use crate::context::Context;
 use crate::engine::Repository;
-use crate::engine::examine::{Examination, Findings};
+use crate::engine::examine::{Examination, Findings, ask, read_packs};
 use crate::engine::options::VerifyOptions;
 use crate::engine::report::{Ledger, VerifyReport, seconds};
 use crate::error::{Error, IoContext as _, Reason, Result};
@@ -90,21 +92,33 @@ impl Repository {
             };
             sources.extend(snapshot.sources.iter().filter(wanted).map(|r| (*snapshot, r)));
         }
-        for (snapshot, record) in &sources {
-            examination.source(snapshot, record, true).await?;
-        }
         let everything = options.snapshots.is_empty() && options.source.is_none();
         if options.read_data {
-            examination.read_packs(everything).await?;
-            if !examination.bad.is_empty() || !examination.opaque.is_empty() {
-                for (snapshot, record) in &sources {
-                    examination.source(snapshot, record, false).await?;
+            let reader = Arc::clone(&examination.reader);
+            let all =
+                everything.then(|| examination.stored.iter().map(|(p, n)| (*p, *n)).collect());
+            let early = async {
+                match all {
+                    Some(all) => read_packs(cx, &reader, all).await,
+                    None => Ok(Vec::new()),
                 }
+            };
+            let asked = ask(cx, &reader, registry, &sources);
+            // What is stored, whether all is there that is named, and what the sources say of it.
+            let (mut packs, (), answers) =
+                try_join3(early, examination.sources(&sources, true), asked).await?;
+            if !everything {
+                let needed = examination.needed.iter();
+                let sizes = needed.filter_map(|id| Some((*id, *examination.stored.get(id)?)));
+                packs = read_packs(cx, &reader, sizes.collect()).await?;
             }
-            let mut checked = HashSet::new();
-            for (snapshot, record) in &sources {
-                examination.would_restore(registry, snapshot, record, &mut checked).await?;
+            examination.take_over(packs)?;
+            if !examination.bad.is_empty() || !examination.opaque.is_empty() {
+                examination.sources(&sources, false).await?;
             }
+            examination.hear(answers)?;
+        } else {
+            examination.sources(&sources, true).await?;
         }
         if examination.needed_unlisted && segments_whole {
             // What a snapshot needs was listed before it was committed.

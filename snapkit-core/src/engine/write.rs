@@ -30,7 +30,7 @@ use crate::index::{Index, segment_key};
 use crate::manifest::ChunkRef;
 use crate::pack::{PACK_TARGET, PackBuilder, PackContents, pack_key};
 use crate::progress::Counter;
-use crate::seal::{ObjectType, WriterKeys};
+use crate::seal::{ObjectType, TAG_LEN, WriterKeys};
 use crate::sink::{PutMode, Sink};
 
 /// A segment is written after so many packs, or …
@@ -144,6 +144,14 @@ pub(crate) struct Writer {
     level: i32,
 }
 
+/// What one source has cost so far.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) bytes_new: AtomicU64,
+    /// Complete when the writer has finished.
+    pub(crate) bytes_stored: AtomicU64,
+}
+
 /// What a [`Writer`] works with.
 pub(crate) struct WriterSetup {
     pub(crate) sink: Arc<dyn Sink>,
@@ -190,6 +198,16 @@ impl Writer {
         &self.shared
     }
 
+    /// What follows is on another account. Frames are not shared between accounts.
+    pub(crate) async fn open_account(&mut self) -> Result<Arc<Account>> {
+        let account = Arc::<Account>::default();
+        for lane in [&mut self.data, &mut self.meta] {
+            lane.flush(&self.cx, &self.shared).await?;
+            lane.account = Arc::clone(&account);
+        }
+        Ok(account)
+    }
+
     /// Compress what follows at another zstd level.
     pub(crate) fn set_level(&mut self, level: i32) {
         self.level = level;
@@ -220,6 +238,7 @@ impl Writer {
             Lane::Meta => &mut self.meta,
         };
         lane.level = self.level;
+        lane.account.bytes_new.fetch_add(u64::from(chunk.len), Ordering::Relaxed);
         lane.put(&self.cx, &self.shared, chunk, content, permit).await
     }
 
@@ -257,6 +276,7 @@ struct FrameJob {
     encoded: Task<Vec<u8>>,
     chunks: Vec<ChunkRef>,
     permit: OwnedSemaphorePermit,
+    account: Arc<Account>,
 }
 
 /// Gathers chunks into frames and hands them to the lane's packer.
@@ -267,6 +287,7 @@ struct LaneWriter {
     permit: Option<OwnedSemaphorePermit>,
     len: usize,
     level: i32,
+    account: Arc<Account>,
     frames: Option<mpsc::UnboundedSender<FrameJob>>,
     packer: Option<Task<()>>,
 }
@@ -289,6 +310,7 @@ impl LaneWriter {
             permit: None,
             len: 0,
             level: DEFAULT_LEVEL,
+            account: Arc::default(),
             frames: Some(sender),
             packer: Some(cx.spawn(packer.run(receiver))),
         }
@@ -321,6 +343,7 @@ impl LaneWriter {
         let chunks = std::mem::take(&mut self.chunks);
         let len = std::mem::take(&mut self.len);
         let level = self.level;
+        let account = Arc::clone(&self.account);
         let encoded = {
             let (cx, shared) = (cx.clone(), Arc::clone(shared));
             let task_cx = cx.clone();
@@ -340,7 +363,7 @@ impl LaneWriter {
         let sent = self
             .frames
             .as_ref()
-            .is_some_and(|f| f.send(FrameJob { encoded, chunks, permit }).is_ok());
+            .is_some_and(|f| f.send(FrameJob { encoded, chunks, permit, account }).is_ok());
         if sent { Ok(()) } else { Err(self.failure(cx).await) }
     }
 
@@ -412,6 +435,7 @@ impl Packer {
 
     async fn append(&mut self, slot: usize, job: FrameJob) -> Result<()> {
         let plain = job.encoded.await?;
+        job.account.bytes_stored.fetch_add((plain.len() + TAG_LEN) as u64, Ordering::Relaxed);
         let mut permit = job.permit;
         // What compression saved goes back to the budget.
         let excess = permit.num_permits().saturating_sub(plain.len());

@@ -5,12 +5,12 @@
 //! it and is compared when the file is opened: a writer must never take a chunk for known because a disk
 //! forgot a bit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::{Reader, WriteExt, len32};
 use crate::error::{Error, IoContext as _, Result};
@@ -34,7 +34,12 @@ pub struct Run {
     counts: Counts,
     /// Entry ordinals where ids with the given first bits begin.
     fanout: Vec<u32>,
+    /// The frames that were looked up last, each with its pack: neighbours are looked up together.
+    recent: Mutex<VecDeque<(u32, FrameRow, PackRow)>>,
 }
+
+/// Frames that are remembered.
+const RECENT: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Counts {
@@ -163,7 +168,7 @@ impl Run {
         if !fanout.is_sorted() || fanout.last() != Some(&counts.entries) {
             return Err(broken(&path, "its fan-out is wrong"));
         }
-        Ok(Self { path, file, repository, covers, keep, counts, fanout })
+        Ok(Self { path, file, repository, covers, keep, counts, fanout, recent: Mutex::default() })
     }
 
     /// Write a table as a run. With `keep` the file stays, else it is unlinked at once.
@@ -330,19 +335,10 @@ impl Run {
 
     /// The homes that it knows of a chunk.
     pub fn find(&self, id: &ChunkId) -> Result<Vec<Place>> {
-        let row = |at: u64, len: usize| -> Result<Vec<u8>> {
-            let mut bytes = vec![0; len];
-            self.file.read_exact_at(&mut bytes, at).doing(|| self.unreadable())?;
-            Ok(bytes)
-        };
         self.entries(id)?
             .into_iter()
             .map(|e| {
-                let at = self.counts.frames_at() + u64::from(e.frame) * FRAME_LEN as u64;
-                let frame = FrameRow::decode(&mut Reader::new(&row(at, FRAME_LEN)?, "a run"))?;
-                let at = self.counts.packs_at() + u64::from(frame.pack) * PACK_LEN as u64;
-                let bytes = row(at, PACK_LEN)?;
-                let pack = PackRow::decode(&mut Reader::new(&bytes, "a run"), self.repository)?;
+                let (frame, pack) = self.frame(e.frame)?;
                 Ok(Place {
                     pack: pack.id,
                     header: pack.header,
@@ -355,6 +351,27 @@ impl Run {
                 })
             })
             .collect()
+    }
+
+    /// A frame of the table and the pack that it is in.
+    fn frame(&self, number: u32) -> Result<(FrameRow, PackRow)> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, frame, pack)) = recent().iter().find(|(n, ..)| *n == number) {
+            return Ok((*frame, pack.clone()));
+        }
+        let row = |at: u64, bytes: &mut [u8]| {
+            self.file.read_exact_at(bytes, at).doing(|| self.unreadable())
+        };
+        let mut bytes = [0; FRAME_LEN];
+        row(self.counts.frames_at() + u64::from(number) * FRAME_LEN as u64, &mut bytes)?;
+        let frame = FrameRow::decode(&mut Reader::new(&bytes, "a run"))?;
+        let mut bytes = [0; PACK_LEN];
+        row(self.counts.packs_at() + u64::from(frame.pack) * PACK_LEN as u64, &mut bytes)?;
+        let pack = PackRow::decode(&mut Reader::new(&bytes, "a run"), self.repository)?;
+        let mut recent = recent();
+        recent.truncate(RECENT - 1);
+        recent.push_front((number, frame, pack.clone()));
+        Ok((frame, pack))
     }
 }
 

@@ -90,7 +90,7 @@ impl Restore for Keeping {
                     for item in items {
                         let TreeItem::Entry(entry, content) = item else { continue };
                         let content = match content {
-                            Content::None => Vec::new(),
+                            Content::None | Content::Verified => Vec::new(),
                             Content::Inline(bytes) => bytes.to_vec(),
                             Content::Deferred => {
                                 let opened = tree.open(cx, &entry).await?;

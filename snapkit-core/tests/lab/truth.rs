@@ -31,7 +31,8 @@ impl Truth {
                 let at = frame.offset as usize;
                 let mut plain = objects[&key][at..at + frame.stored as usize].to_vec();
                 sealer.open(number as u64, &mut plain).unwrap();
-                let mut raw = Bytes::from(codec.decode(&plain, frame.raw as usize).unwrap());
+                let mut raw =
+                    Bytes::from(codec.decode(&plain, frame.raw as usize).unwrap().into_owned());
                 for chunk in &frame.chunks {
                     chunks.insert(chunk.id, raw.split_to(chunk.len as usize));
                 }

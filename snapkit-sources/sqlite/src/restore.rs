@@ -24,7 +24,7 @@ use crate::live::{How, Outcome, Seen, fold, replace};
 use crate::pin::Pin;
 use crate::room::{self, Made};
 use crate::scratch::{Draft, require_space};
-use crate::staging;
+use crate::staging::{self, Fate};
 use crate::undo;
 
 /// A restore of one database.
@@ -236,7 +236,7 @@ impl Restore for SqliteRestore {
         let body = body.into_bytes()?;
         let path = hidden_in(&self.plan.staging, &self.plan.target, "snapkit", cx)?;
         let (draft, file) = work(cx, move |_| Draft::create(path)).await?;
-        let (len, pages) = staging::write(cx, file, cannot_stage, body).await?;
+        let (len, pages) = staging::write(cx, file, Fate::Kept, cannot_stage, body).await?;
         let (expected, allow_damage) = (self.plan.pages.clone(), self.plan.allow_damage);
         let (draft, damage) = work(cx, move |job| {
             let Some(pages) = pages else { return Err(not_a_database()) };

@@ -25,7 +25,7 @@ use crate::pages::{HEADER, VERSIONS};
 use crate::pin::Pin;
 use crate::restore::{SqliteRestore, observe};
 use crate::scratch::{Scratch, create_private, place};
-use crate::staging;
+use crate::staging::{self, Fate};
 
 /// The word for this kind of source in a stack file.
 const KIND: &str = "sqlite";
@@ -110,7 +110,8 @@ impl Source for Sqlite {
         let body = body.into_bytes()?;
         let inner = cx.clone();
         let (scratch, client) = work(cx, move |job| NamelessCopy::begin(&inner, job)).await?;
-        let (len, _) = staging::write(cx, scratch.file()?, cannot_check, body).await?;
+        let (len, _) =
+            staging::write(cx, scratch.file()?, Fate::Scratch, cannot_check, body).await?;
         work(cx, move |job| {
             let mut findings = Findings::default();
             client.attend(job);

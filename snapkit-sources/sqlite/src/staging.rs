@@ -67,11 +67,21 @@ impl Digesting {
     }
 }
 
-/// Write a body to a new file of our own and make it durable: its length, and its page digest if it begins
-/// like a database. `cannot` says what it means that the file cannot be written.
+/// What becomes of a file that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is put in somebody's place: it is durable first.
+    Kept,
+    /// It is looked at and thrown away.
+    Scratch,
+}
+
+/// Write a body to a new file of our own: its length, and its page digest if it begins like a database.
+/// `cannot` says what it means that the file cannot be written.
 pub(crate) async fn write(
     cx: &Context,
     file: File,
+    fate: Fate,
     cannot: fn(std::io::Error) -> Error,
     mut body: ByteStream,
 ) -> Result<(u64, Option<String>)> {
@@ -93,7 +103,9 @@ pub(crate) async fn write(
             work(cx, move |_| staging.write(&pieces).map(|()| staging).map_err(cannot)).await?;
     }
     work(cx, move |_| {
-        staging.file.sync_all().map_err(cannot)?;
+        if fate == Fate::Kept {
+            staging.file.sync_all().map_err(cannot)?;
+        }
         Ok((staging.len, staging.digest.finish()))
     })
     .await

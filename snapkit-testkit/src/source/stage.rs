@@ -8,9 +8,7 @@ use snapkit_core::artifact::{ArtifactMeta, Body, Shape};
 use snapkit_core::context::Context;
 use snapkit_core::error::Result;
 use snapkit_core::facts::Standing;
-use snapkit_core::manifest::{
-    ArtifactRecord, CaptureVerdict, ChunkList, ContentRef, Problems, SourceRecord,
-};
+use snapkit_core::manifest::{ArtifactRecord, ChunkList, ContentRef, SourceRecord};
 use snapkit_core::source::{Capture, Cut, Restore, RestoreReport, RestoreRequest, Source};
 
 use super::damage::{Damage, damage};
@@ -101,7 +99,7 @@ impl<'a, H: Harness> Stage<'a, H> {
             broken.assert_none(meta.name.as_str());
             let content = content_ref(meta.shape, &what);
             carried.insert(meta.name.to_string(), what);
-            artifacts.push(ArtifactRecord { meta, content });
+            artifacts.push(ArtifactRecord::new(meta, content));
         }
         let report = must("a finish succeeds", capture.finish(self.cx).await);
         hold!(report.problems.is_empty(), "nothing is wrong with the system: {report:?}");
@@ -113,16 +111,11 @@ impl<'a, H: Harness> Stage<'a, H> {
         );
         // As the engine does: it knows what of a tree was stored.
         carried.values().for_each(|what: &Carried| facts.0.extend(what.facts.0.clone()));
-        let info = self.source.info();
         let record = SourceRecord {
-            name: info.name.clone(),
-            kind: info.kind.clone(),
-            settings: info.settings.clone(),
             cut: Some(cut.clone()),
             artifacts,
             facts,
-            verdict: CaptureVerdict::Complete,
-            problems: Problems::default(),
+            ..SourceRecord::new(self.source.info())
         };
         Taken { cut, record, carried }
     }

@@ -80,7 +80,7 @@ impl TreeReader for WatchedTree {
                 let fits = match content {
                     Content::None => len == 0,
                     Content::Inline(bytes) => bytes.len() as u64 == len && len <= SMALL_FILE,
-                    Content::Deferred => true,
+                    Content::Deferred | Content::Verified => true,
                 };
                 rule(fits, "an entry has as much content as its size says");
                 let xattrs: usize = entry.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum();
@@ -231,7 +231,7 @@ impl Reading {
                 };
                 self.files += u64::from(entry.kind.content_len() > 0);
                 match content {
-                    Content::None => self.entry(&entry),
+                    Content::None | Content::Verified => self.entry(&entry),
                     Content::Inline(bytes) => {
                         self.entry(&entry);
                         self.field(&bytes);

@@ -230,10 +230,12 @@ impl<'a> Put<'a> {
                 length(&entry, bytes.len() as u64)?;
                 todo.ready.push(Ready { entry, bytes, slot });
             }
-            Content::None if expected > 0 => {
+            Content::None | Content::Verified if expected > 0 => {
                 return Err(corrupt("a file comes without content", &entry.path));
             }
-            Content::None => todo.ready.push(Ready { entry, bytes: Bytes::new(), slot }),
+            Content::None | Content::Verified => {
+                todo.ready.push(Ready { entry, bytes: Bytes::new(), slot })
+            }
             Content::Deferred if expected <= SMALL_FILE => todo.small.push((entry, slot)),
             Content::Deferred => todo.large.push((entry, slot)),
         }

@@ -17,7 +17,7 @@ use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, 
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Result};
 use snapkit_core::facts::{Facts, RestoreVerdict, Standing};
-use snapkit_core::manifest::{CaptureVerdict, SourceRecord};
+use snapkit_core::manifest::SourceRecord;
 use snapkit_core::source::{RestoreReport, RestoreRequest, Source, Target};
 use snapkit_core::tree::{
     Content, EntryPath, LoadedFile, OpenedFile, SMALL_FILE, TreeDigest, TreeEntry, TreeItem,
@@ -90,7 +90,9 @@ impl Stored {
         for item in walk(cx, &mut *tree).await {
             match item {
                 TreeItem::Entry(entry, Content::None) => stored.entries.push((entry, None)),
-                TreeItem::Entry(_, Content::Inline(_)) => panic!("captures read nothing early"),
+                TreeItem::Entry(_, Content::Inline(_) | Content::Verified) => {
+                    panic!("captures read nothing early")
+                }
                 TreeItem::Entry(entry, Content::Deferred) => match read(cx, &*tree, &entry).await {
                     Ok((entry, bytes)) => stored.entries.push((entry, Some(bytes))),
                     Err(e) => stored.problems.push((entry.path, e.reason().code().to_owned())),
@@ -216,17 +218,7 @@ pub(crate) fn entry_path(path: &Path) -> EntryPath {
 }
 
 pub(crate) fn record(source: &Files, facts: Facts) -> SourceRecord {
-    let info = source.info();
-    SourceRecord {
-        name: info.name.clone(),
-        kind: info.kind.clone(),
-        settings: info.settings.clone(),
-        cut: None,
-        artifacts: Vec::new(),
-        facts,
-        verdict: CaptureVerdict::Complete,
-        problems: Default::default(),
-    }
+    SourceRecord { facts, ..SourceRecord::new(source.info()) }
 }
 
 pub(crate) fn request(target: &Path, source: &Files) -> RestoreRequest {

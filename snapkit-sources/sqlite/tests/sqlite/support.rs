@@ -10,7 +10,7 @@ use snapkit_core::artifact::{ArtifactMeta, Body, MAX_PIECE, SourceName};
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Facts, RestoreVerdict};
 use snapkit_core::manifest::{
-    ArtifactRecord, CaptureVerdict, ChunkList, ContentRef, Problems, SourceRecord,
+    ArtifactRecord, ChunkList, ContentRef, SourceRecord,
 };
 use snapkit_core::source::{Cut, RestoreReport, RestoreRequest, Source as _, Target};
 use snapkit_core::{Result, tree};
@@ -124,20 +124,12 @@ impl Captured {
     }
 
     pub fn record(&self, source: &Sqlite) -> SourceRecord {
-        let info = source.info();
         let content = ChunkList { size: self.bytes.len() as u64, depth: 0, chunks: Vec::new() };
         SourceRecord {
-            name: info.name.clone(),
-            kind: info.kind.clone(),
-            settings: info.settings.clone(),
             cut: Some(self.cut.clone()),
-            artifacts: vec![ArtifactRecord {
-                meta: self.meta.clone(),
-                content: ContentRef::Bytes { content },
-            }],
+            artifacts: vec![ArtifactRecord::new(self.meta.clone(), ContentRef::Bytes { content })],
             facts: self.facts.clone(),
-            verdict: CaptureVerdict::Complete,
-            problems: Problems::default(),
+            ..SourceRecord::new(source.info())
         }
     }
 }

@@ -108,6 +108,8 @@ impl ScriptedContent {
                             TreeItem::Problem(_, error) => return Err(error),
                         };
                         let (mut entry, content) = match content {
+                            // Only a check meets these, and it has nothing to compare.
+                            Content::Verified => continue,
                             Content::None => (entry, Bytes::new()),
                             Content::Inline(bytes) => (entry, bytes),
                             Content::Deferred if entry.kind.content_len() <= SMALL_FILE => {
