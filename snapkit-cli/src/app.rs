@@ -1,10 +1,10 @@
 //! What all commands share: the context, the settings, the repository.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use snapkit_core::config::RepositoryConfig;
 use snapkit_core::context::Context;
-use snapkit_core::engine::{Ledger, MIN_MEMORY, OpenOptions, Repository, Scope};
+use snapkit_core::engine::{Hooks, Ledger, MIN_MEMORY, OpenOptions, Probe, Repository, Scope};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::Snapshot;
 use snapkit_core::registry::Registry;
@@ -12,12 +12,16 @@ use snapkit_core::sink::Sink;
 
 use crate::args::{Common, ScopeArgs};
 use crate::env::{self, Env};
-use crate::format::parse_size;
+use crate::exit::Exit;
+use crate::format::{self, parse_size};
+use crate::history::{self, Run};
+use crate::hooks::{StackHooks, StackProbe, Surroundings};
 use crate::key::KeySources;
 use crate::location::Places;
 use crate::output::{HINT, Output};
 use crate::place::Place;
 use crate::progress::Meter;
+use crate::running::Running;
 use crate::scope;
 use crate::stack::{FULL, StackFile};
 
@@ -26,24 +30,26 @@ use crate::stack::{FULL, StackFile};
 pub(crate) struct App {
     pub(crate) cx: Context,
     pub(crate) common: Common,
-    pub(crate) env: Env,
+    pub(crate) env: Arc<Env>,
     pub(crate) output: Arc<Output>,
     pub(crate) places: Places,
     pub(crate) stack: Option<StackFile>,
     meter: Arc<Meter>,
+    /// What is to be remembered of this run, if it is one that is remembered.
+    run: Mutex<Option<Run>>,
 }
 
 impl App {
     pub(crate) fn new(
         cx: Context,
         common: Common,
-        env: Env,
+        env: Arc<Env>,
         output: Arc<Output>,
         meter: Arc<Meter>,
     ) -> Result<Self> {
         let places = Places::find(&env, common.cache_dir.as_deref(), common.state_dir.as_deref())?;
         let stack = StackFile::find(common.stack.as_deref(), &env, &places)?;
-        Ok(Self { cx, common, env, output, places, stack, meter })
+        Ok(Self { cx, common, env, output, places, stack, meter, run: Mutex::default() })
     }
 
     /// The kinds of source that this program knows.
@@ -143,6 +149,12 @@ impl App {
         for (id, error) in &ledger.damaged {
             self.output.warn(format!("the snapshot {id} is damaged: {}", error.chain()));
         }
+        for (key, error) in &ledger.damaged_notes {
+            self.output.warn(format!(
+                "a change of a snapshot's tags is damaged and left out ({key}): {}",
+                error.chain()
+            ));
+        }
         for id in &ledger.gone {
             self.output.warn(format!(
                 "the snapshot {id} was here and is gone without a trace: an old copy of the repository \
@@ -212,6 +224,81 @@ impl App {
             .with(HINT, "say which with --stack-name, or give an id; `snapkit list` shows them")),
             None => Ok(found),
         }
+    }
+
+    /// The hooks of the stack file, if it has any.
+    pub(crate) fn hooks(&self) -> Result<Option<Arc<dyn Hooks>>> {
+        let Some(file) = &self.stack else { return Ok(None) };
+        let hooks = file.hooks(&self.env)?;
+        if hooks.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(StackHooks { hooks, around: self.surroundings(file) })))
+    }
+
+    /// The probes of the stack file.
+    pub(crate) fn probes(&self) -> Result<Vec<Arc<dyn Probe>>> {
+        let Some(file) = &self.stack else { return Ok(Vec::new()) };
+        let probe = |config| -> Arc<dyn Probe> {
+            Arc::new(StackProbe { config, around: self.surroundings(file) })
+        };
+        Ok(file.probes(&self.env)?.into_iter().map(probe).collect())
+    }
+
+    fn surroundings(&self, file: &StackFile) -> Surroundings {
+        Surroundings {
+            env: Arc::clone(&self.env),
+            output: Arc::clone(&self.output),
+            directory: file.directory().to_owned(),
+        }
+    }
+
+    /// The right to be the only run of a stack. Without local state there is no such right, and no obstacle.
+    pub(crate) fn only_run_of(&self, url: &str, stack: &str) -> Result<Option<Running>> {
+        let begun = self
+            .places
+            .state()
+            .and_then(|state| Running::begin(&state, url, stack, &format::time(self.cx.now())));
+        match begun {
+            Ok(running) => Ok(Some(running)),
+            Err(e) if e.reason() == Reason::Busy => Err(e),
+            Err(e) => {
+                self.output
+                    .warn(format!("another run of this stack is not noticed: {}", e.chain()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// This run is to be remembered.
+    pub(crate) fn begin_run(&self, command: &str) {
+        let repository = self.repository_url().unwrap_or_default();
+        *self.run() = Some(Run::begun(self.cx.now(), command, &repository));
+    }
+
+    /// Take note of something about this run, if it is remembered.
+    pub(crate) fn note_run(&self, note: impl FnOnce(&mut Run)) {
+        if let Some(run) = &mut *self.run() {
+            note(run);
+        }
+    }
+
+    /// Remember how this run ended.
+    pub(crate) fn end_run(&self, ended: &Result<Exit>) {
+        let Some(mut run) = self.run().take() else { return };
+        run.seconds = self.cx.now().since(run.started).as_secs_f64();
+        match ended {
+            Ok(exit) => run.exit = exit.code(),
+            Err(e) => run.fail(e),
+        }
+        let noted = self.places.state().and_then(|state| history::note(&state, &run));
+        if let Err(e) = noted {
+            tracing::warn!(error = %e.chain(), "the run is not remembered");
+        }
+    }
+
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Do something, and show its progress meanwhile.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{create, dump, init, list, ls, restore, show, verify};
+use crate::commands::{
+    completions, config, create, diff, doctor, dump, find, history, init, list, ls, restore, show,
+    stats, tag, verify,
+};
 
 /// One consistent, deduplicated, encrypted, verifiable snapshot of a whole stack, and its restore with
 /// proof.
@@ -79,12 +82,31 @@ pub(crate) enum Command {
     List(list::ListArgs),
     Show(show::ShowArgs),
     Ls(ls::LsArgs),
+    Find(find::FindArgs),
+    Diff(diff::DiffArgs),
     Restore(restore::RestoreArgs),
     Dump(dump::DumpArgs),
     Verify(verify::VerifyArgs),
+    Tag(tag::TagArgs),
+    Stats(stats::StatsArgs),
+    Doctor(doctor::DoctorArgs),
+    History(history::HistoryArgs),
+    Config(config::ConfigArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
 }
 
 impl Command {
+    /// Its name, if it is a run to be remembered.
+    pub(crate) fn remembered(&self) -> Option<&'static str> {
+        match self {
+            Self::Create(args) if !args.is_dry() => Some("create"),
+            Self::Restore(args) if !args.is_dry() => Some("restore"),
+            Self::Verify(_) => Some("verify"),
+            _ => None,
+        }
+    }
+
     /// Whether it changes nothing that would have to be tidied up.
     pub(crate) fn only_reads(&self) -> bool {
         !matches!(self, Self::Init(_) | Self::Create(_) | Self::Restore(_))

@@ -38,6 +38,11 @@ pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// Where new key files are kept, `$HOME/.config` unless set.
 pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 
+/// How many arenas glibc's allocator makes.
+pub(crate) const ARENAS: &str = "MALLOC_ARENA_MAX";
+/// That this program has started itself anew, with the variable above.
+pub(crate) const STARTED: &str = "SNAPKIT_STARTED";
+
 /// The largest file of variables: 1 MiB.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -120,6 +125,14 @@ fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// The variables that are not handed on to programs that are started: what opens the repository, and what this
+/// program has set for itself.
+pub(crate) fn withheld() -> impl Iterator<Item = &'static str> {
+    // Where this is not there, somebody else has set the other one.
+    let own = std::env::var_os(STARTED).is_some().then_some([ARENAS, STARTED]);
+    [PASSPHRASE].into_iter().chain(own.into_iter().flatten())
 }
 
 /// The text of a file that should be short.

@@ -11,6 +11,8 @@ use snapkit_core::manifest::CaptureVerdict;
 pub(crate) enum Exit {
     /// All is well.
     Done,
+    /// What was looked for is not there.
+    Nothing,
     /// A snapshot was committed and lacks something.
     Partial,
     /// Damage or a difference was found.
@@ -24,6 +26,7 @@ impl Exit {
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
+            Self::Nothing => 1,
             Self::Partial => 3,
             Self::Damage => 4,
             Self::Unfinished(reason) => reason.row().exit,

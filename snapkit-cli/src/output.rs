@@ -273,6 +273,11 @@ impl Write for LogWriter {
     }
 }
 
+/// Whether standard input is a person.
+pub(crate) fn stdin_is_terminal() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// Whether a person sees standard output as it is.
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()

@@ -55,7 +55,7 @@ impl Own {
                     continue;
                 };
                 let place = root.join(below);
-                let pattern = Value::String(pattern(&place));
+                let pattern = pattern(&place);
                 if !patterns.contains(&pattern) {
                     patterns.push(pattern);
                     left_out.push(format!("{what} {}", escape(place.as_os_str().as_bytes())));
@@ -65,13 +65,8 @@ impl Own {
         if patterns.is_empty() {
             return Ok(left_out);
         }
-        let Some(settings) = settings.as_object_mut() else { return Ok(left_out) };
-        let exclude = settings.entry("exclude").or_insert_with(|| Value::Array(Vec::new()));
-        // What is no list is refused by the source, with better words.
-        if let Some(exclude) = exclude.as_array_mut() {
-            // The last pattern that matches decides.
-            exclude.extend(patterns);
-        }
+        // The last pattern that matches decides.
+        paths::exclude(settings, &patterns);
         Ok(left_out)
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use snapkit_core::artifact::SourceName;
 use snapkit_core::engine::Stack;
-use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use snapkit_core::registry::Registry;
 use snapkit_core::tree::{escape, unescape};
 
@@ -65,6 +66,43 @@ pub(crate) fn stack(
         )?);
     }
     Ok(Stack::new(name, host, sources))
+}
+
+/// The most that a list of paths may have: 64 MiB.
+const MAX_LIST: u64 = 64 << 20;
+
+/// The paths that a file lists, or standard input for `-`: one in a line, or ended by NULs if there is one.
+pub(crate) fn listed(file: &Path) -> Result<Vec<PathBuf>> {
+    let what = || format!("cannot read the list of paths {}", file.display());
+    let mut bytes = Vec::new();
+    let read: Box<dyn std::io::Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).doing(what)?)
+    };
+    read.take(MAX_LIST + 1).read_to_end(&mut bytes).doing(what)?;
+    if bytes.len() as u64 > MAX_LIST {
+        let e = Error::new(Reason::LimitExceeded, "a list of paths has at most 64 MiB");
+        return Err(e.with("file", file.display()));
+    }
+    let separator = if bytes.contains(&0) { 0 } else { b'\n' };
+    let paths = bytes.split(|b| *b == separator).filter(|path| !path.is_empty());
+    let paths: Vec<_> =
+        paths.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect();
+    if paths.is_empty() {
+        return Err(Error::invalid("the list names no paths").with("file", file.display()));
+    }
+    Ok(paths)
+}
+
+/// Add patterns of what is left out to the settings of a source of files.
+pub(crate) fn exclude(settings: &mut Value, patterns: &[String]) {
+    let Some(settings) = settings.as_object_mut() else { return };
+    let exclude = settings.entry("exclude").or_insert_with(|| Value::Array(Vec::new()));
+    // What is no list is refused by the source, with better words.
+    if let Some(exclude) = exclude.as_array_mut() {
+        exclude.extend(patterns.iter().map(|pattern| json!(pattern)));
+    }
 }
 
 /// The name of a stack of paths: the same for the same paths, and another for others, so that `latest` of one is

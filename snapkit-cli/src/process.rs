@@ -48,9 +48,8 @@ pub(crate) fn tame_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::os::unix::process::CommandExt as _;
-        const ARENAS: &str = "MALLOC_ARENA_MAX";
-        // Of its own, because a loader that distrusts the environment removes the other one.
-        const STARTED: &str = "SNAPKIT_STARTED";
+        // The second is of its own, because a loader that distrusts the environment removes the first.
+        use crate::env::{ARENAS, STARTED};
         if std::env::var_os(ARENAS).is_none() && std::env::var_os(STARTED).is_none() {
             let mut args = std::env::args_os();
             let mut again = std::process::Command::new("/proc/self/exe");
@@ -95,7 +94,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Run a command, and end it when a signal asks for that.
 async fn supervise(entry: EntryPoint, output: &Arc<Output>) -> Result<Exit> {
     let EntryPoint { common, command } = entry;
-    let env = Env::load(common.env_file.as_deref())?;
+    let env = Arc::new(Env::load(common.env_file.as_deref())?);
     start_log(&common, &env, output)?;
     let meter = Meter::new(output, !common.no_progress);
     let cx = Context::new(Arc::new(System::new()), Arc::clone(&meter) as _);

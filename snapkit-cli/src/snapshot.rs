@@ -9,6 +9,7 @@ use snapkit_core::facts::Facts;
 use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{
     ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, Problems, Snapshot, SourceRecord,
+    SourceStats,
 };
 use snapkit_core::source::Cut;
 
@@ -98,6 +99,7 @@ pub(crate) struct Source<'a> {
     pub(crate) cut: Option<&'a Cut>,
     pub(crate) facts: &'a Facts,
     pub(crate) problems: &'a Problems,
+    pub(crate) stats: SourceStats,
     pub(crate) artifacts: Vec<Artifact<'a>>,
 }
 
@@ -111,6 +113,7 @@ impl<'a> From<&'a SourceRecord> for Source<'a> {
             cut: s.cut.as_ref(),
             facts: &s.facts,
             problems: &s.problems,
+            stats: s.stats,
             artifacts: s.artifacts.iter().map(Artifact::from).collect(),
         }
     }
@@ -126,6 +129,9 @@ pub(crate) struct Artifact<'a> {
     /// Entries of a tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) entries: Option<u64>,
+    /// SHA-256 of a byte stream, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<&'a str>,
     pub(crate) attributes: &'a BTreeMap<String, String>,
 }
 
@@ -140,6 +146,7 @@ impl<'a> From<&'a ArtifactRecord> for Artifact<'a> {
                 ContentRef::Tree { count, .. } => Some(*count),
                 _ => None,
             },
+            sha256: a.sha256.as_deref(),
             attributes: &a.meta.attributes,
         }
     }

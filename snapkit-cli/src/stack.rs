@@ -19,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::env::{self, Env};
 use crate::format::parse_duration;
+use crate::hooks::{Hook, HookSection, ProbeConfig, ProbeSection};
 use crate::location::{Places, resolve};
 use crate::spec::source_name;
 use crate::values::Values;
@@ -33,7 +34,7 @@ pub(crate) const FULL: &str = "full";
 const MAX_FILE: u64 = 1 << 20;
 
 /// What may stand at the top of a stack file.
-const SECTIONS: [&str; 5] = ["name", "repo", "sources", "sets", "consistency"];
+const SECTIONS: [&str; 7] = ["name", "repo", "sources", "sets", "consistency", "hook", "probe"];
 
 /// Without a common moment, sources are waited for so long: a day.
 const UNHURRIED: Duration = Duration::from_secs(24 * 3600);
@@ -214,6 +215,62 @@ impl StackFile {
         stack.sources = sources;
         stack.window = window(document, values)?.unwrap_or(stack.window);
         Ok(stack)
+    }
+
+    /// The file itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of the sets, but for the full one.
+    pub(crate) fn set_names(&self, env: &Env) -> Result<Vec<String>> {
+        let document = self.parse()?;
+        match get(document.get_ref(), "sets") {
+            Some(sets) => {
+                let sets: BTreeMap<String, Vec<String>> = section(self.values(env), sets)?;
+                Ok(sets.into_keys().collect())
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// All that the file says, with what comes from elsewhere left there.
+    pub(crate) fn describe(&self, env: &Env) -> Result<Value> {
+        let document = self.parse()?;
+        Ok(self.values(env).describe_table(document.get_ref()))
+    }
+
+    /// The hooks, in their order.
+    pub(crate) fn hooks(&self, env: &Env) -> Result<Vec<Hook>> {
+        self.list(env, "hook", HookSection::check)
+    }
+
+    /// The probes, in their order.
+    pub(crate) fn probes(&self, env: &Env) -> Result<Vec<ProbeConfig>> {
+        self.list(env, "probe", ProbeSection::check)
+    }
+
+    /// The tables `[[NAME]]`, each read and checked.
+    fn list<T: DeserializeOwned, U>(
+        &self,
+        env: &Env,
+        name: &str,
+        check: impl Fn(T) -> Result<U>,
+    ) -> Result<Vec<U>> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let Some(list) = get(document.get_ref(), name) else { return Ok(Vec::new()) };
+        let Some(tables) = list.get_ref().as_array() else {
+            let what = format!("`{name}` must be tables `[[{name}]]`");
+            return Err(values.error(&list.span(), what));
+        };
+        let read = |table: &Spanned<DeValue<'_>>| {
+            check(section(values, table)?).map_err(|e| {
+                let span = quoted_key(table, e.message()).unwrap_or_else(|| table.span());
+                values.error(&span, e.message())
+            })
+        };
+        tables.iter().map(read).collect()
     }
 
     /// The names of the sources of a set.

@@ -66,6 +66,46 @@ impl Values<'_> {
         table.iter().map(resolved).collect()
     }
 
+    /// The value with what stands elsewhere left there: `from` says where, `state` whether it is there.
+    pub(crate) fn describe(&self, value: &Spanned<DeValue<'_>>) -> Value {
+        match value.get_ref() {
+            DeValue::Array(items) => {
+                Value::Array(items.iter().map(|item| self.describe(item)).collect())
+            }
+            DeValue::Table(table) => match Elsewhere::parse(table) {
+                Some(Elsewhere::Env { name, default }) => {
+                    let state = match (self.env.raw(name), default) {
+                        (Some(_), _) => "set",
+                        (None, Some(_)) => "not set, there is a default",
+                        (None, None) => "not set",
+                    };
+                    serde_json::json!({ "from": format!("variable {name}"), "state": state })
+                }
+                Some(Elsewhere::File(path)) => {
+                    let path = self.base.join(path);
+                    let state = if path.is_file() { "there" } else { "not there" };
+                    serde_json::json!({ "from": format!("file {}", path.display()), "state": state })
+                }
+                None => self.describe_table(table),
+            },
+            // What stands here needs nothing from elsewhere, and is checked where it is used.
+            _ => self.resolve(value).unwrap_or(Value::Null),
+        }
+    }
+
+    /// A table, value by value.
+    pub(crate) fn describe_table(&self, table: &DeTable<'_>) -> Value {
+        let described = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let key = ToString::to_string(key.get_ref());
+            // Somebody may have written it here all the same.
+            let is_secret = value.get_ref().as_str().is_some()
+                && ["password", "passphrase", "secret", "token"].iter().any(|w| key.contains(w));
+            let shown = if is_secret { Value::from("(hidden)") } else { self.describe(value) };
+            (key, shown)
+        };
+        Value::Object(table.iter().map(described).collect())
+    }
+
     fn fetch(&self, elsewhere: &Elsewhere<'_, '_>, span: &Range<usize>) -> Result<Value> {
         match elsewhere {
             Elsewhere::Env { name, default } => match (self.env.text(name)?, default) {

@@ -1,5 +1,6 @@
 //! The engine: create, restore, read and verify over any sources and any sink.
 
+pub mod diff;
 pub mod hooks;
 pub mod options;
 pub mod report;
@@ -40,6 +41,8 @@ use crate::key::Key;
 use crate::manifest::Manifest;
 use crate::sink::Sink;
 
+pub use diff::{ArtifactDiff, Change, EntryChange, OnChange, SourceDiff};
+pub use find::parse_time;
 pub use hooks::{Hooks, Moment, Occasion, Operation, Probe};
 pub use options::*;
 pub use report::*;

@@ -4,6 +4,7 @@
 //! `frame_count:u32`, for each frame `stored:u32 raw:u32`, the sealed frames (JSON, compressed) and a
 //! signature block; a marker is a short header, one frame sealed under the index key, and a signature
 //! block. `sessions/<id>/<n>` is like a marker; `n` is 0 at the start and counts heartbeats.
+//! `notes/<id>/<time>-<random>` is a long header, one sealed frame (JSON) and a signature block.
 
 use std::sync::Arc;
 
@@ -17,17 +18,24 @@ use crate::context::Context;
 use crate::credential::Credential;
 use crate::error::{Error, Reason, Result};
 use crate::frame::{DEFAULT_LEVEL, FrameCodec, MAX_STORED_FRAME};
-use crate::id::SnapshotId;
+use crate::id::{SnapshotId, to_hex};
 use crate::key::Key;
 use crate::manifest::{
-    End, Line, LineState, LineStream, Manifest, Marker, MarkerState, Outcome, Session, Snapshot,
+    End, Line, LineState, LineStream, Manifest, Marker, MarkerState, Note, NoteStream, Outcome,
+    Session, Snapshot,
 };
-use crate::seal::{Header, ObjectType};
+use crate::seal::{Header, ObjectType, TAG_LEN};
 use crate::sign::check_signed;
 use crate::sink::{Put, PutMode, Sink};
 
 /// The longest snapshot document, before compression: 64 MiB.
 pub const MAX_SNAPSHOT: usize = 64 << 20;
+
+/// The longest note: 64 KiB.
+pub const MAX_NOTE: usize = 64 << 10;
+
+/// Where notes are kept.
+const NOTES: &str = "notes";
 
 /// Raw length of the document's frames.
 const DOCUMENT_FRAME: usize = 4 << 20;
@@ -162,6 +170,25 @@ impl StoredManifest {
         Ok(Line { id: id.clone(), signer: Some(signer), state })
     }
 
+    /// Read the note that stands under a key.
+    pub fn decode_note(&self, key: &Key, object: &[u8]) -> Result<Note> {
+        let repository = self.credential.writer.repository;
+        Header::decode(object, &[ObjectType::Note], repository)?;
+        let (body, ..) = check_signed(&self.certifier, repository, key.as_str(), object)?;
+        let (header, sealed) = Header::decode(body, &[ObjectType::Note], repository)?;
+        if sealed.len() > MAX_NOTE + TAG_LEN {
+            return Err(Error::corrupt("a note is too long"));
+        }
+        let mut frame = sealed.to_vec();
+        self.credential.reader()?.open(&header, key.as_str())?.open(0, &mut frame)?;
+        let note: Note = from_json(&frame)?;
+        let of = key.as_str().split('/').nth(1);
+        if of != Some(note.id.as_str()) {
+            return Err(Error::corrupt("a note stands under another snapshot's name"));
+        }
+        Ok(note)
+    }
+
     /// Whether an end that could not be put, or met another, was put by an earlier attempt of ours.
     async fn was_ours(&self, cx: &Context, id: &SnapshotId, end: End<'_>) -> Result<Option<bool>> {
         let line = match self.get(cx, id).await {
@@ -282,6 +309,46 @@ impl Manifest for StoredManifest {
             })
             .buffered(concurrency.max(1));
         Ok(Box::pin(lines))
+    }
+
+    async fn note(&self, cx: &Context, note: &Note) -> Result<()> {
+        let (at, random) = (note.at.0.max(0), to_hex(&cx.random::<8>()?));
+        let key = Key::new(format!("{NOTES}/{}/{at:016x}-{random}", note.id))?;
+        let (header, sealer) = self.credential.writer.begin(cx, ObjectType::Note, key.as_str())?;
+        let mut frame = to_json(note)?;
+        if frame.len() > MAX_NOTE {
+            let what = format!("a note has {} bytes, the limit is {MAX_NOTE}", frame.len());
+            return Err(Error::new(Reason::LimitExceeded, what));
+        }
+        sealer.seal(0, &mut frame)?;
+        let mut object = header.encode();
+        object.extend_from_slice(&frame);
+        self.credential.signer.sign(key.as_str(), &mut object);
+        cx.run(self.sink.put(cx, &key, object.into(), PutMode::Create)).await?;
+        Ok(())
+    }
+
+    async fn notes(&self, cx: &Context) -> Result<NoteStream> {
+        if self.credential.reader.is_none() {
+            return Ok(Box::pin(futures_util::stream::empty()));
+        }
+        let concurrency = self.sink.info().concurrency;
+        let listing = self.sink.list(cx, Some(&Key::new(NOTES)?));
+        let keys: Vec<Key> = cx.run(listing.map_ok(|entry| entry.key).try_collect()).await?;
+        let (this, cx) = (self.clone(), cx.clone());
+        let notes = futures_util::stream::iter(keys)
+            .map(move |key| {
+                let (this, cx) = (this.clone(), cx.clone());
+                async move {
+                    let read = async {
+                        let object = cx.run(this.sink.get(&cx, &key, None)).await?;
+                        this.decode_note(&key, &object)
+                    };
+                    (key.to_string(), read.await)
+                }
+            })
+            .buffered(concurrency.max(1));
+        Ok(Box::pin(notes))
     }
 
     async fn forget(&self, cx: &Context, id: &SnapshotId, reason: &str) -> Result<()> {

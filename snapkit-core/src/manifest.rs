@@ -1,7 +1,7 @@
 //! The contract of a manifest, the ledger of a repository's snapshots, and the document that is a
 //! snapshot. A snapshot exists if and only if its line is in the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::pin::Pin;
 
@@ -334,6 +334,30 @@ pub enum MarkerState {
     Forgotten,
 }
 
+/// What somebody has added to a snapshot since it was committed: it stays as it is, and its notes are read with it.
+/// Of two that speak of one tag the later counts, by the clocks of those who wrote them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Note {
+    /// When, by the clock of whoever wrote it.
+    pub at: Timestamp,
+    /// Whose it is.
+    pub id: SnapshotId,
+    /// Tags to be set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+    /// Tags to be taken away.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unset: BTreeSet<String>,
+}
+
+impl Note {
+    /// Change the tags as it says.
+    pub fn apply(&self, tags: &mut BTreeMap<String, String>) {
+        tags.retain(|key, _| !self.unset.contains(key));
+        tags.extend(self.set.clone());
+    }
+}
+
 /// One line of the ledger.
 #[derive(Clone, Debug)]
 pub struct Line {
@@ -359,6 +383,9 @@ pub enum LineState {
 /// A ledger on its way.
 pub type LineStream = Pin<Box<dyn Stream<Item = (SnapshotId, Result<Line>)> + Send + 'static>>;
 
+/// Notes on their way, each with a name for people.
+pub type NoteStream = Pin<Box<dyn Stream<Item = (String, Result<Note>)> + Send + 'static>>;
+
 /// The ledger of a repository's snapshots.
 #[async_trait]
 pub trait Manifest: Debug + Send + Sync + 'static {
@@ -376,6 +403,12 @@ pub trait Manifest: Debug + Send + Sync + 'static {
 
     /// All lines, in any order. A damaged line is an error beside its id, and the rest goes on.
     async fn list(&self, cx: &Context) -> Result<LineStream>;
+
+    /// Add a note to a snapshot. Durable when this returns. The snapshot need not be there.
+    async fn note(&self, cx: &Context, note: &Note) -> Result<()>;
+
+    /// All notes that this credential can read, in any order. A damaged one is an error, and the rest goes on.
+    async fn notes(&self, cx: &Context) -> Result<NoteStream>;
 
     /// Replace a snapshot by a marker that stays for ever. Forgetting what is forgotten succeeds.
     async fn forget(&self, cx: &Context, id: &SnapshotId, reason: &str) -> Result<()>;

@@ -49,19 +49,29 @@ pub enum ObjectType {
     Marker = 5,
     /// A session's start or heartbeat.
     Session = 6,
+    /// What was added to a snapshot since.
+    Note = 7,
 }
 
 impl ObjectType {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::DataPack, Self::MetaPack, Self::Index, Self::Snapshot, Self::Marker, Self::Session]
-            .into_iter()
-            .find(|t| *t as u8 == byte)
+        [
+            Self::DataPack,
+            Self::MetaPack,
+            Self::Index,
+            Self::Snapshot,
+            Self::Marker,
+            Self::Session,
+            Self::Note,
+        ]
+        .into_iter()
+        .find(|t| *t as u8 == byte)
     }
 
     /// Whether only a full credential opens it.
     #[must_use]
     pub const fn for_readers(self) -> bool {
-        matches!(self, Self::DataPack | Self::MetaPack | Self::Snapshot)
+        matches!(self, Self::DataPack | Self::MetaPack | Self::Snapshot | Self::Note)
     }
 }
 

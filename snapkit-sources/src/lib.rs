@@ -1,6 +1,6 @@
-//! The sources of snapkit, one feature each: `files` and `sqlite`, both on by default.
+//! The sources of snapkit, one feature each: `files`, `sqlite` and `stream`, all on by default.
 //!
-//! With both, databases among files are captured through SQLite: consistent whoever writes to them,
+//! With the first two, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
 
 use snapkit_core::registry::Registry;
@@ -8,10 +8,12 @@ use snapkit_core::registry::Registry;
 pub use snapkit_source_files as files;
 #[cfg(feature = "sqlite")]
 pub use snapkit_source_sqlite as sqlite;
+#[cfg(feature = "stream")]
+pub use snapkit_source_stream as stream;
 
 /// Teach a registry the kinds of all sources that this crate was built with.
 #[cfg_attr(
-    not(any(feature = "files", feature = "sqlite")),
+    not(any(feature = "files", feature = "sqlite", feature = "stream")),
     expect(unused_variables, reason = "there is nothing to teach")
 )]
 pub fn register_all(registry: &mut Registry) {
@@ -21,6 +23,8 @@ pub fn register_all(registry: &mut Registry) {
     files::register(registry, None);
     #[cfg(feature = "sqlite")]
     sqlite::register(registry);
+    #[cfg(feature = "stream")]
+    stream::register(registry);
 }
 
 /// Where the source of files meets the one that reads databases.
@@ -53,7 +57,7 @@ mod databases {
     }
 }
 
-#[cfg(all(test, feature = "files", feature = "sqlite"))]
+#[cfg(all(test, feature = "files", feature = "sqlite", feature = "stream"))]
 mod tests {
     use futures_util::TryStreamExt as _;
     use rusqlite::Connection;
@@ -67,7 +71,7 @@ mod tests {
     fn all_kinds_are_known() {
         let mut registry = Registry::new();
         register_all(&mut registry);
-        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "sqlite"]);
+        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "sqlite", "stream"]);
     }
 
     /// What is committed but not yet in the database file is captured with the files.

@@ -4,7 +4,7 @@
 //! snapshot may be read back, both [`LineState::Snapshot`] and [`LineState::Sealed`] will do: a
 //! credential that adds may be unable to read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -15,7 +15,7 @@ use snapkit_core::facts::Facts;
 use snapkit_core::id::{ChunkId, SnapshotId};
 use snapkit_core::manifest::{
     ArtifactRecord, CaptureStats, CaptureVerdict, ChunkList, ChunkRef, ContentRef, End, Line,
-    LineState, Manifest, MarkerState, Outcome, Problems, Session, Snapshot, SourceRecord,
+    LineState, Manifest, MarkerState, Note, Outcome, Problems, Session, Snapshot, SourceRecord,
     SourceStats,
 };
 use snapkit_core::source::{Consistency, Cut};
@@ -35,6 +35,7 @@ pub async fn all(cx: &Context, make: impl AsyncFn() -> Arc<dyn Manifest>) {
     forgotten_stays_forgotten(cx, make().await).await;
     what_is_missing_is_no_snapshot(cx, make().await).await;
     everything_is_listed(cx, make().await).await;
+    notes_are_kept(cx, make().await).await;
 }
 
 /// A snapshot with a bit of everything in it, the same for the same `seed`.
@@ -238,6 +239,29 @@ pub async fn everything_is_listed(cx: &Context, manifest: Arc<dyn Manifest>) {
         .map(|(id, line)| (id, marker_state(&line)))
         .collect();
     hold!(listed == expected, "the listing has every line as it is: {listed:?}");
+}
+
+/// Every note is read back as it was written, also two of one moment, and a snapshot stays as it is.
+pub async fn notes_are_kept(cx: &Context, manifest: Arc<dyn Manifest>) {
+    let there = begin(cx, &*manifest, 12).await;
+    ends(cx, &*manifest, &there.id, End::Commit(&there), Outcome::Won).await;
+    let note = |key: &str| Note {
+        at: there.finished,
+        id: there.id.clone(),
+        set: BTreeMap::from([(key.to_owned(), "ä=b".to_owned())]),
+        unset: BTreeSet::from(["reason".to_owned()]),
+    };
+    for key in ["a", "b"] {
+        must("a note is added", manifest.note(cx, &note(key)).await);
+    }
+    let mut read = Vec::new();
+    let mut notes = must("notes are listed", manifest.notes(cx).await);
+    while let Some((_, note)) = notes.next().await {
+        read.push(must("a note is read", note));
+    }
+    read.sort();
+    hold!(read == [note("a"), note("b")], "all notes are there: {read:?}");
+    stands(cx, &*manifest, &there).await;
 }
 
 async fn begin(cx: &Context, manifest: &dyn Manifest, seed: u64) -> Snapshot {

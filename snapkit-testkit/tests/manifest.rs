@@ -11,7 +11,8 @@ use snapkit_core::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{
-    End, Line, LineState, LineStream, Manifest, Marker, MarkerState, Outcome, Session,
+    End, Line, LineState, LineStream, Manifest, Marker, MarkerState, Note, NoteStream, Outcome,
+    Session,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +30,14 @@ enum Defect {
     MissingIsNotFound,
     ListingForgetsOne,
     ListingShowsNoMarkers,
+    NotesReplaceEachOther,
 }
 
 #[derive(Debug)]
 struct Ledger {
     defect: Defect,
     lines: Mutex<BTreeMap<SnapshotId, LineState>>,
+    notes: Mutex<Vec<Note>>,
 }
 
 impl Ledger {
@@ -127,6 +130,20 @@ impl Manifest for Ledger {
         Ok(stream::iter(lines).boxed())
     }
 
+    async fn note(&self, _: &Context, note: &Note) -> Result<()> {
+        let mut notes = self.notes.lock().unwrap();
+        if self.defect == Defect::NotesReplaceEachOther {
+            notes.clear();
+        }
+        notes.push(note.clone());
+        Ok(())
+    }
+
+    async fn notes(&self, _: &Context) -> Result<NoteStream> {
+        let notes = self.notes.lock().unwrap().clone();
+        Ok(stream::iter(notes).map(|note| (note.id.to_string(), Ok(note))).boxed())
+    }
+
     async fn forget(&self, _: &Context, id: &SnapshotId, reason: &str) -> Result<()> {
         let mut lines = self.lines.lock().unwrap();
         let forgotten = !matches!(lines.get(id), Some(LineState::Snapshot(_)));
@@ -145,7 +162,10 @@ impl Manifest for Ledger {
 
 async fn run(defect: Defect) -> std::thread::Result<()> {
     let cx = Context::system();
-    let make = async || Arc::new(Ledger { defect, lines: Mutex::default() }) as Arc<dyn Manifest>;
+    let make = async || {
+        Arc::new(Ledger { defect, lines: Mutex::default(), notes: Mutex::default() })
+            as Arc<dyn Manifest>
+    };
     AssertUnwindSafe(snapkit_testkit::manifest::all(&cx, make)).catch_unwind().await
 }
 
@@ -170,6 +190,7 @@ async fn every_defect_is_seen() {
         MissingIsNotFound,
         ListingForgetsOne,
         ListingShowsNoMarkers,
+        NotesReplaceEachOther,
     ] {
         assert!(run(defect).await.is_err(), "{defect:?} passes the suite");
     }

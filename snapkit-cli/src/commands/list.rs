@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::json;
 use snapkit_core::engine::Ledger;
-use snapkit_core::error::{Error, Result};
+use snapkit_core::error::Result;
 use snapkit_core::manifest::Snapshot;
 
 use crate::app::App;
 use crate::exit::Exit;
+use crate::filter::FilterArgs;
 use crate::format::{count, size, table, time};
 use crate::snapshot::{Head, origin};
 
@@ -16,45 +17,14 @@ use crate::snapshot::{Head, origin};
 /// The newest snapshot comes first. Exits with 4 if a line of the ledger is damaged or gone.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only those of this stack
-    #[arg(long, value_name = "NAME")]
-    stack_name: Option<String>,
-    /// Only those of this host
-    #[arg(long, value_name = "NAME")]
-    host: Option<String>,
-    /// Only those of this set
-    #[arg(long, value_name = "NAME")]
-    set: Option<String>,
-    /// Only those that have this tag, or this value of it; may be given several times
-    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
-    tags: Vec<String>,
-    /// Only the newest so many
-    #[arg(long, value_name = "N")]
-    last: Option<usize>,
-}
-
-impl ListArgs {
-    fn wants(&self, s: &Snapshot) -> bool {
-        let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
-        let has = |tag: &String| match tag.split_once('=') {
-            Some((key, value)) => s.tags.get(key).is_some_and(|v| v == value),
-            None => s.tags.contains_key(tag),
-        };
-        fits(&self.stack_name, &s.stack)
-            && fits(&self.host, &s.host)
-            && fits(&self.set, &s.set)
-            && self.tags.iter().all(has)
-    }
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 pub(crate) async fn run(app: &App, args: ListArgs) -> Result<Exit> {
-    if args.last == Some(0) {
-        return Err(Error::invalid("--last 0 would list nothing"));
-    }
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let wanted = ledger.snapshots.iter().filter(|s| args.wants(s));
-    let snapshots: Vec<&Snapshot> = wanted.take(args.last.unwrap_or(usize::MAX)).collect();
+    let snapshots = args.filter.choose(&ledger)?;
     if !snapshots.is_empty() {
         let rows: Vec<_> = snapshots.iter().map(|s| row(s)).collect();
         for line in table(["ID", "TIME", "SET", "STACK@HOST", "NAME", "SIZE", "VERDICT"], &rows) {
@@ -73,6 +43,7 @@ pub(crate) async fn run(app: &App, args: ListArgs) -> Result<Exit> {
     }
     app.output.document(&document(&ledger, &snapshots))?;
     let is_whole = ledger.damaged.is_empty()
+        && ledger.damaged_notes.is_empty()
         && [&ledger.gone, &ledger.missing, &ledger.returned].iter().all(|ids| ids.is_empty());
     Ok(if is_whole { Exit::Done } else { Exit::Damage })
 }
@@ -95,10 +66,16 @@ fn document(ledger: &Ledger, snapshots: &[&Snapshot]) -> serde_json::Value {
         .iter()
         .map(|(id, e)| json!({ "id": id, "reason": e.reason().code(), "what": e.chain() }))
         .collect();
+    let notes: Vec<_> = ledger
+        .damaged_notes
+        .iter()
+        .map(|(key, e)| json!({ "key": key, "reason": e.reason().code(), "what": e.chain() }))
+        .collect();
     json!({
         "snapshots": snapshots.iter().map(|s| Head::from(*s)).collect::<Vec<_>>(),
         "sealed": ledger.sealed,
         "damaged": damaged,
+        "damaged_notes": notes,
         "gone": ledger.gone,
         "missing": ledger.missing,
         "returned": ledger.returned,

@@ -62,8 +62,21 @@ pub(crate) struct RestoreArgs {
     /// Leave out what is damaged in the repository and restore the rest; exits with 4 then
     #[arg(long)]
     allow_damage: bool,
+    /// Run the hooks and probes of the stack file although it goes elsewhere than to the original places
+    #[arg(long, requires = "target")]
+    hooks: bool,
+    /// Run neither the hooks nor the probes of the stack file
+    #[arg(long, conflicts_with = "hooks")]
+    no_hooks: bool,
     #[command(flatten)]
     scope: ScopeArgs,
+}
+
+impl RestoreArgs {
+    /// Whether nothing is changed.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.dry_run
+    }
 }
 
 pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
@@ -93,6 +106,17 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     options.read_back = !args.no_verify;
     options.trusted = args.trusted;
     options.allow_damage = args.allow_damage;
+
+    // What stops and starts services is for the places where these look.
+    if (args.target.is_none() || args.hooks) && !args.no_hooks {
+        options.hooks = app.hooks()?;
+        options.probes = app.probes()?;
+    }
+    app.note_run(|run| {
+        run.stack = Some(snapshot.stack.clone());
+        run.set = Some(snapshot.set.clone());
+        run.snapshot = Some(snapshot.id.to_string());
+    });
 
     app.output.note(format!(
         "snapshot {} of {}, {}",
@@ -135,8 +159,11 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     }
     tell(app, &summary, &options);
     app.output.document(&summary)?;
-    if let Some(e) = &summary.failed {
-        app.output.failure_after(e);
+    app.note_run(|run| summary.verdict.as_str().clone_into(&mut run.outcome));
+    let failed = summary.failed.iter().chain(&summary.hooks_failed);
+    failed.clone().for_each(|e| app.output.failure_after(e));
+    if let Some(e) = failed.clone().next() {
+        app.note_run(|run| run.error = Some(e.chain()));
         return Ok(Exit::Unfinished(e.reason()));
     }
     // To be asked for a proof and to have none is no success; a part has none to give.
@@ -225,6 +252,13 @@ fn tell(app: &App, summary: &RestoreSummary, options: &RestoreOptions) {
             && source.problem_count == 0;
         if !app.output.is_quiet() || !is_well || summary.dry_run {
             lines.iter().for_each(|line| app.output.line(line));
+        }
+    }
+    for probe in &summary.probes {
+        match &probe.failure {
+            None if app.output.is_quiet() => {}
+            None => app.output.line(format!("probe {}: passed", probe.name)),
+            Some(why) => app.output.line(format!("probe {}: failed: {why}", probe.name)),
         }
     }
     // What was changed last is brought back first: it may lie within what was changed before.

@@ -93,6 +93,14 @@ fn describe_source(source: &SourceRecord, lines: &mut Vec<String>) {
             artifact.media_type
         ));
     }
+    let digests = source.artifacts.iter().filter_map(|a| Some((&a.meta.name, a.sha256.as_ref()?)));
+    lines.extend(digests.map(|(name, sha256)| format!("  sha256 {name} = {sha256}")));
+    lines.push(format!(
+        "  read {}, {} new, {} stored",
+        size(source.stats.bytes_read),
+        size(source.stats.bytes_new),
+        size(source.stats.bytes_stored)
+    ));
     for (name, fact) in &source.facts.0 {
         let standing = match fact.standing {
             Standing::Pinned => "",

@@ -61,6 +61,8 @@ pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
         }
     }
     app.output.document(&report)?;
+    let outcome = if report.is_sound() { "sound" } else { "damage" };
+    app.note_run(|run| outcome.clone_into(&mut run.outcome));
     Ok(if report.is_sound() { Exit::Done } else { Exit::Damage })
 }
 

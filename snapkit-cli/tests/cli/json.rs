@@ -93,6 +93,11 @@ fn each_command_gives_one_document() {
               "count": 0,
               "listed": []
             },
+            "stats": {
+              "bytes_read": 10,
+              "bytes_new": [N],
+              "bytes_stored": [N]
+            },
             "artifacts": [
               {
                 "name": "tree",
@@ -107,7 +112,9 @@ fn each_command_gives_one_document() {
         ]
       },
       "seconds": [DURATION],
-      "warnings": []
+      "warnings": [],
+      "hooks_failed": [],
+      "dry_run": false
     }
     --- exit 0
     "#);
@@ -116,6 +123,7 @@ fn each_command_gives_one_document() {
     --- stdout
     {
       "damaged": [],
+      "damaged_notes": [],
       "gone": [],
       "missing": [],
       "returned": [],
@@ -188,6 +196,8 @@ fn each_command_gives_one_document() {
       "verdict": "match",
       "damaged": false,
       "failed": null,
+      "probes": [],
+      "hooks_failed": [],
       "dry_run": false,
       "seconds": [DURATION]
     }

@@ -60,7 +60,7 @@ fn the_newest_comes_first() {
     ");
     assert_snapshot!(env.run(["list", "--last", "0"]), @"
     --- stderr
-    error: --last 0 would list nothing
+    error: --last 0 would take nothing
     --- exit 2
     ");
 }
@@ -96,6 +96,7 @@ fn a_snapshot_is_shown_whole() {
     source files (files): complete
       cut [TIME] to [TIME]: each part whole, of different moments
       artifact tree: 10 B, 8 entries, application/vnd.snapkit.tree
+      read [SIZES]
       fact tree.attributes = [HEX]
       fact tree.bytes = 10
       fact tree.entries = 5

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod create;
+mod everyday;
+mod hooks;
 mod init;
 mod inside;
 mod json;

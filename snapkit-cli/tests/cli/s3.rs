@@ -98,8 +98,11 @@ fn a_repository_on_s3_does_what_a_local_one_does() {
     }
     scene.assert_comes_back();
     // Two at once.
-    let run = || scene.env.command(["create", "-q", "data", "app.db"]).spawn().unwrap();
-    let mut both = [run(), run()];
+    let run = |name| {
+        let args = ["create", "-q", "data", "app.db", "--stack-name", name];
+        scene.env.command(args).spawn().unwrap()
+    };
+    let mut both = [run("one"), run("two")];
     assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
     scene.ok(&["verify", "-q", "--read-data"]);
     // No secret is in what is stored, and none in what is remembered.

@@ -188,12 +188,12 @@ fn unknown_keys_name_the_nearest() {
     ");
     assert_snapshot!(with(&env, "# later\n[retention]\ndaily = 1\n"), @"
     --- stderr
-    error: unknown key `retention`; known are: name, repo, sources, sets, consistency (file=[DIR]/work/snapkit.toml:2)
+    error: unknown key `retention`; known are: name, repo, sources, sets, consistency, hook, probe (file=[DIR]/work/snapkit.toml:2)
     --- exit 2
     ");
     assert_snapshot!(with(&env, "[[hook]]\non = 'before:freeze'\n"), @"
     --- stderr
-    error: unknown key `hook`; known are: name, repo, sources, sets, consistency (file=[DIR]/work/snapkit.toml:1)
+    error: the stack file declares no sources (file=[DIR]/work/snapkit.toml)
     --- exit 2
     ");
     assert_snapshot!(with(&env, "[sources.a]\nkind = 'files'\npaths = ['x']\n\nexlude = ['y']\n"), @"
@@ -234,7 +234,7 @@ fn values_that_make_no_sense_are_refused() {
     let env = TestEnv::with_repository();
     assert_snapshot!(with(&env, "[sources.a]\nkind = 'redsi'\n"), @r#"
     --- stderr
-    error: unknown kind of source "redsi"; known are: files, sqlite (source=a, file=[DIR]/work/snapkit.toml:1)
+    error: unknown kind of source "redsi"; known are: files, sqlite, stream (source=a, file=[DIR]/work/snapkit.toml:1)
     --- exit 2
     "#);
     assert_snapshot!(with(&env, "[sources.a]\npaths = ['x']\n"), @"

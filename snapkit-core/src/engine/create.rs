@@ -18,7 +18,7 @@ use crate::engine::report::{CreateReport, seconds};
 use crate::engine::store::StoreStats;
 use crate::engine::stream::{Captured, Run};
 use crate::engine::write::{Writer, WriterSetup};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::SnapshotId;
 use crate::manifest::{
     CaptureStats, CaptureVerdict, ContentRef, End, LineState, Manifest, Outcome, Session, Snapshot,
@@ -216,9 +216,13 @@ impl Repository {
                 budget: self.options.memory / 4,
             },
         )?;
+        // What a run of which nothing is kept would leave for the next goes away with it.
+        let scratch = if options.dry_run { Some(scratch_dir(cx).await?) } else { None };
+        let kept =
+            scratch.as_ref().map(|dir| BasisStore::new(dir.path(), &stack.name, &stack.host));
         let mut run = Run {
             cx,
-            store: &store,
+            store: kept.as_ref().unwrap_or(&store),
             read_all: options.read_all,
             level: options.level,
             sha256: options.sha256,
@@ -434,6 +438,11 @@ impl Repository {
             ));
         }
     }
+}
+
+async fn scratch_dir(cx: &Context) -> Result<tempfile::TempDir> {
+    cx.blocking(|| tempfile::tempdir().doing(|| "cannot make a directory for a dry run".to_owned()))
+        .await
 }
 
 /// From the first moment of a source to the last. Those that nothing pins count until they were read.

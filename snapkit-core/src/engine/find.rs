@@ -1,6 +1,6 @@
 //! Finding: which snapshot is meant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
 
@@ -11,7 +11,7 @@ use crate::engine::options::Scope;
 use crate::engine::report::Ledger;
 use crate::error::{Error, Reason, Result};
 use crate::id::SnapshotId;
-use crate::manifest::{LineState, Snapshot};
+use crate::manifest::{LineState, Note, Snapshot};
 
 /// Nanoseconds of a second.
 const NANOS: i64 = 1_000_000_000;
@@ -33,6 +33,7 @@ impl Repository {
                 Err(e) => ledger.damaged.push((id, e)),
             }
         }
+        self.read_notes(cx, &mut ledger).await?;
         // Of two that began in one second the ids do not say which was first.
         ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         ledger.sealed.sort_by(|a, b| b.cmp(a));
@@ -55,6 +56,39 @@ impl Repository {
             cx.progress().warn(&format!("what was seen here is not remembered: {}", e.chain()));
         }
         Ok(ledger)
+    }
+
+    /// Take in what was added to snapshots since they were committed.
+    async fn read_notes(&self, cx: &Context, ledger: &mut Ledger) -> Result<()> {
+        let mut notes = Vec::new();
+        let mut stream = self.manifest.notes(cx).await?;
+        while let Some((name, note)) = stream.next().await {
+            match note {
+                Ok(note) => notes.push(note),
+                Err(e) if e.is_passing() => return Err(e),
+                // Removed with its snapshot between listing and reading.
+                Err(e) if e.reason() == Reason::NotFound => {}
+                Err(e) => ledger.damaged_notes.push((name, e)),
+            }
+        }
+        notes.sort();
+        for note in notes {
+            if let Some(snapshot) = ledger.snapshots.iter_mut().find(|s| s.id == note.id) {
+                note.apply(&mut snapshot.tags);
+            }
+        }
+        Ok(())
+    }
+
+    /// Set tags of a snapshot, and take others away. The snapshot itself stays as it is.
+    pub async fn tag(
+        &self,
+        cx: &Context,
+        id: &SnapshotId,
+        set: BTreeMap<String, String>,
+        unset: BTreeSet<String>,
+    ) -> Result<()> {
+        self.manifest.note(cx, &Note { at: cx.now(), id: id.clone(), set, unset }).await
     }
 
     /// Take note that what is gone from the ledger, or came back to it, is as it is: it is not reported on
@@ -151,7 +185,7 @@ impl Ledger {
 }
 
 /// A time as people write it: RFC 3339, with seconds or a zone left out (then UTC), or a date.
-fn parse_time(text: &str) -> Result<Timestamp> {
+pub fn parse_time(text: &str) -> Result<Timestamp> {
     let candidates =
         [text.to_owned(), format!("{text}Z"), format!("{text}:00Z"), format!("{text}T00:00:00Z")];
     let short = text.strip_suffix('Z').map(|t| format!("{t}:00Z"));

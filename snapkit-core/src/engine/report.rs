@@ -49,6 +49,8 @@ pub struct Ledger {
     pub markers: Vec<Marker>,
     /// Lines that are damaged.
     pub damaged: Vec<(SnapshotId, Error)>,
+    /// Notes that are damaged: tags that were changed later may be missing.
+    pub damaged_notes: Vec<(String, Error)>,
     /// Snapshots that this machine has seen and that have no line any more: never by snapkit's doing.
     /// What was accepted with [`Repository::accept_loss`](crate::engine::Repository::accept_loss) is not in
     /// this nor in the two lists that follow.

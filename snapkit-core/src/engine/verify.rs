@@ -141,6 +141,9 @@ impl Repository {
         for (id, e) in &ledger.damaged {
             findings.lose(line_key(id)?.as_str(), &e.chain(), id.to_string());
         }
+        for (key, e) in &ledger.damaged_notes {
+            findings.lose(key, &e.chain(), "a change of a snapshot's tags".to_owned());
+        }
         for id in &ledger.gone {
             let what = "this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed";
             findings.lose(line_key(id)?.as_str(), what, id.to_string());

@@ -9,9 +9,7 @@ use rusqlite::Connection;
 use snapkit_core::artifact::{ArtifactMeta, Body, MAX_PIECE, SourceName};
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Facts, RestoreVerdict};
-use snapkit_core::manifest::{
-    ArtifactRecord, ChunkList, ContentRef, SourceRecord,
-};
+use snapkit_core::manifest::{ArtifactRecord, ChunkList, ContentRef, SourceRecord};
 use snapkit_core::source::{Cut, RestoreReport, RestoreRequest, Source as _, Target};
 use snapkit_core::{Result, tree};
 use snapkit_source_sqlite::{Sqlite, SqliteConfig};

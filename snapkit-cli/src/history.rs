@@ -1,0 +1,167 @@
+//! What was run here, and how it ended: a line of JSON per run in the local state.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use snapkit_core::context::Timestamp;
+use snapkit_core::error::{Error, IoContext as _, Result};
+
+/// Below the directory of local state.
+const FILE: &str = "history";
+
+/// When the file is longer it is cut to the half: 1 MiB, some thousand runs.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The most of an error that is remembered.
+const MAX_MESSAGE: usize = 1000;
+
+/// A run that has ended.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Run {
+    pub(crate) started: Timestamp,
+    pub(crate) seconds: f64,
+    /// `create`, `restore` or `verify`.
+    pub(crate) command: String,
+    /// Which repository, as it was named.
+    pub(crate) repository: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stack: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) set: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<String>,
+    /// What it amounts to, in one word: a verdict, `sound`, `damage`, `failed`.
+    pub(crate) outcome: String,
+    pub(crate) exit: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Run {
+    pub(crate) fn begun(started: Timestamp, command: &str, repository: &str) -> Self {
+        Self {
+            started,
+            seconds: 0.0,
+            command: command.to_owned(),
+            repository: repository.to_owned(),
+            stack: None,
+            set: None,
+            snapshot: None,
+            outcome: String::new(),
+            exit: 0,
+            reason: None,
+            error: None,
+        }
+    }
+
+    /// Note why it failed.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        self.outcome = "failed".to_owned();
+        self.exit = error.reason().row().exit;
+        self.reason = Some(error.reason().code().to_owned());
+        let mut text = error.chain();
+        let cut = (0..=MAX_MESSAGE.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+        text.truncate(cut.unwrap_or(0));
+        self.error = Some(text);
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join(FILE)
+}
+
+/// Remember a run.
+pub(crate) fn note(state: &Path, run: &Run) -> Result<()> {
+    let path = path(state);
+    let what = || format!("cannot write {}", path.display());
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+    builder.create(state).doing(what)?;
+    let mut line =
+        serde_json::to_vec(run).map_err(|e| Error::internal("cannot encode a run").caused_by(e))?;
+    line.push(b'\n');
+    let mut file = File::options();
+    let mut file = file.read(true).append(true).create(true).mode(0o600).open(&path).doing(what)?;
+    // Whoever cuts the file meanwhile loses no line.
+    file.lock().doing(what)?;
+    if file.metadata().doing(what)?.len() > MAX_FILE {
+        let text = read(&path)?;
+        let kept = cut(&text);
+        file.set_len(0).and_then(|()| file.write_all(kept.as_bytes())).doing(what)?;
+    }
+    file.write_all(&line).doing(what)
+}
+
+/// The newer half of the lines.
+fn cut(text: &str) -> &str {
+    let half = (text.len() / 2..text.len()).find(|i| text.is_char_boundary(*i));
+    let rest = &text[half.unwrap_or(text.len())..];
+    rest.split_once('\n').map_or("", |(_, rest)| rest)
+}
+
+fn read(path: &Path) -> Result<String> {
+    let what = || format!("cannot read {}", path.display());
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => {
+            file.take(2 * MAX_FILE).read_to_end(&mut bytes).doing(what)?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io(what(), e)),
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The runs that are remembered, the newest first. What is no run is passed over.
+pub(crate) fn runs(state: &Path) -> Result<Vec<Run>> {
+    let text = read(&path(state))?;
+    Ok(text.lines().rev().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(n: u32) -> Run {
+        Run {
+            started: Timestamp(i64::from(n)),
+            seconds: 1.5,
+            command: "create".to_owned(),
+            repository: "/r".to_owned(),
+            stack: Some("shop".to_owned()),
+            set: None,
+            snapshot: None,
+            outcome: "complete".to_owned(),
+            exit: 0,
+            reason: None,
+            error: Some("x".repeat(900)),
+        }
+    }
+
+    #[test]
+    fn the_newest_are_kept() {
+        let state = tempfile::tempdir().unwrap();
+        for n in 0..2500 {
+            note(state.path(), &run(n)).unwrap();
+        }
+        let all = runs(state.path()).unwrap();
+        assert!(all.len() > 400 && all.len() < 1200, "{}", all.len());
+        for (run, n) in all.iter().zip((0..2500).rev()) {
+            assert_eq!(run.started.0, n);
+        }
+        std::fs::write(path(state.path()), "torn\n{\"half").unwrap();
+        assert!(runs(state.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn errors_are_cut_at_characters() {
+        let mut one = run(1);
+        one.fail(&Error::invalid("ä".repeat(2000)));
+        assert_eq!((one.error.unwrap().len(), one.exit), (MAX_MESSAGE, 2));
+    }
+}

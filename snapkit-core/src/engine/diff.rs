@@ -1,0 +1,603 @@
+//! Differences: between two snapshots of a source, or between one and the live system.
+//!
+//! Trees are merged entry by entry as they are read, so that trees of any size take little memory. Contents are
+//! told apart by the names of their chunks; of a live system only what does not look unchanged is read.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+
+use crate::artifact::{ArtifactName, Body, ByteStream, Chunking};
+use crate::chunk::Cutter;
+use crate::codec::len32;
+use crate::context::Context;
+use crate::engine::Repository;
+use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
+use crate::engine::read::ChunkReader;
+use crate::entries::StoredEntry;
+use crate::error::Result;
+use crate::facts::Difference;
+use crate::id::ChunkId;
+use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, SourceRecord};
+use crate::source::{Capture, Source};
+use crate::tree::{EntryKind, EntryPath, SMALL_FILE, TreeEntry, TreeItem, TreeReader};
+
+/// Chunks of a stream that are remembered to tell how much of another is new: 64 MiB of them. Of longer streams
+/// it is told only that they differ.
+const REMEMBERED: usize = 2 << 20;
+
+/// How an entry differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// It is something else now, such as a link instead of a file.
+    Kind,
+    /// Its content, or what a link names, is another.
+    Content,
+    /// Only its mode, owner, time or extended attributes are others.
+    Attributes,
+}
+
+/// An entry of a tree that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EntryChange {
+    /// Where, as it is shown.
+    pub path: String,
+    /// How.
+    pub change: Change,
+    /// Bytes of content before.
+    pub before: u64,
+    /// Bytes of content after.
+    pub after: u64,
+}
+
+/// How an artifact differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ArtifactDiff {
+    /// Its name.
+    pub artifact: String,
+    /// Bytes of content before; none if it was not there.
+    pub before: Option<u64>,
+    /// Bytes of content after; none if it is not there.
+    pub after: Option<u64>,
+    /// Whether anything differs.
+    pub differs: bool,
+    /// Bytes of a stream that are in pieces that were not there before, if that can be told.
+    pub bytes_new: Option<u64>,
+    /// Entries of a tree that are new, gone, and others.
+    pub added: u64,
+    /// Entries that are gone.
+    pub removed: u64,
+    /// Entries that are others.
+    pub changed: u64,
+}
+
+/// How a source differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceDiff {
+    /// Its name.
+    pub source: String,
+    /// Its artifacts, those that are the same included.
+    pub artifacts: Vec<ArtifactDiff>,
+    /// Facts that differ.
+    pub facts: Vec<Difference>,
+    /// What could not be compared, each in a line.
+    pub problems: Vec<String>,
+}
+
+impl SourceDiff {
+    /// Whether anything differs.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        !self.facts.is_empty() || self.artifacts.iter().any(|a| a.differs)
+    }
+}
+
+/// Told of each entry that differs, in order.
+pub type OnChange<'a> = dyn FnMut(&ArtifactName, &EntryChange) -> Result<()> + Send + 'a;
+
+impl Repository {
+    /// How a source differs between two snapshots, in trees only below `below` if that is given.
+    pub async fn diff(
+        &self,
+        cx: &Context,
+        before: &SourceRecord,
+        after: &SourceRecord,
+        below: Option<&EntryPath>,
+        on_change: &mut OnChange<'_>,
+    ) -> Result<SourceDiff> {
+        let reader = self.reader(cx).await?;
+        let mut diff = begin(before);
+        for name in names(&before.artifacts, &after.artifacts) {
+            let of = |record: &SourceRecord| -> Option<ArtifactRecord> {
+                record.artifacts.iter().find(|a| a.meta.name == name).cloned()
+            };
+            let (old, new) = (of(before), of(after));
+            let found = match (&old, &new) {
+                (Some(old), Some(new)) => stored(cx, &reader, old, new, below, on_change).await?,
+                _ => alone(&name, old.as_ref(), new.as_ref()),
+            };
+            diff.artifacts.push(found);
+        }
+        diff.facts = before.facts.compare(&after.facts).differences;
+        Ok(diff)
+    }
+
+    /// How the live system differs from a snapshot of it. It is captured as for a snapshot, and nothing is kept.
+    pub async fn diff_live(
+        &self,
+        cx: &Context,
+        before: &SourceRecord,
+        source: &Arc<dyn Source>,
+        below: Option<&EntryPath>,
+        on_change: &mut OnChange<'_>,
+    ) -> Result<SourceDiff> {
+        let reader = self.reader(cx).await?;
+        let mut capture = guarded(cx.run(source.capture(cx, Some(before)))).await?;
+        let mut diff = begin(before);
+        let compared =
+            compare_live(cx, &reader, &mut *capture, before, below, on_change, &mut diff).await;
+        match compared {
+            Ok(()) => {
+                let report = ending(cx, capture.finish(cx)).await?;
+                diff.facts = before.facts.compare(&report.facts).differences;
+                Ok(diff)
+            }
+            Err(e) => {
+                let cx = cx.for_cleanup(CLEANUP_LIMIT);
+                drop(ending(&cx, capture.abort(&cx)).await);
+                Err(e)
+            }
+        }
+    }
+}
+
+fn begin(before: &SourceRecord) -> SourceDiff {
+    SourceDiff { source: before.name.to_string(), ..SourceDiff::default() }
+}
+
+/// The names of all artifacts, those of the first in their order.
+fn names(before: &[ArtifactRecord], after: &[ArtifactRecord]) -> Vec<ArtifactName> {
+    let mut seen = BTreeSet::new();
+    let all = before.iter().chain(after).map(|a| a.meta.name.clone());
+    all.filter(|name| seen.insert(name.clone())).collect()
+}
+
+/// An artifact that only one of the two has.
+fn alone(
+    name: &ArtifactName,
+    before: Option<&ArtifactRecord>,
+    after: Option<&ArtifactRecord>,
+) -> ArtifactDiff {
+    ArtifactDiff {
+        artifact: name.to_string(),
+        before: before.map(|a| a.content.bytes()),
+        after: after.map(|a| a.content.bytes()),
+        differs: true,
+        ..ArtifactDiff::default()
+    }
+}
+
+async fn stored(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    before: &ArtifactRecord,
+    after: &ArtifactRecord,
+    below: Option<&EntryPath>,
+    on_change: &mut OnChange<'_>,
+) -> Result<ArtifactDiff> {
+    let name = &before.meta.name;
+    let mut diff = alone(name, Some(before), Some(after));
+    match (&before.content, &after.content) {
+        (ContentRef::Bytes { content: old }, ContentRef::Bytes { content: new }) => {
+            diff.differs = old != new;
+            if diff.differs {
+                let known = known(cx, reader, old).await?;
+                let refs = reader.refs(cx, new);
+                diff.bytes_new = new_bytes(cx, known, refs).await?;
+            }
+        }
+        (ContentRef::Tree { entries: old, .. }, ContentRef::Tree { entries: new, .. }) => {
+            // Equal names of chunks are equal trees.
+            if old == new {
+                diff.differs = false;
+                return Ok(diff);
+            }
+            let mut tally = Tally { name, diff: &mut diff, below, on_change };
+            let mut old = Cursor::new(reader.entries(cx, old));
+            let mut new = reader.entries(cx, new);
+            while let Some(entry) = cx.run(new.try_next()).await? {
+                let twin = old.advance(cx, &entry.entry.path, &mut tally).await?;
+                match twin {
+                    None => tally.add(Change::Added, None, Some(&entry.entry))?,
+                    Some(twin) => {
+                        let same = twin.content == entry.content;
+                        tally.compare(&twin.entry, &entry.entry, same)?;
+                    }
+                }
+            }
+            old.finish(cx, &mut tally).await?;
+            diff.settle();
+        }
+        // A stream is a tree now, or the other way round.
+        _ => {}
+    }
+    Ok(diff)
+}
+
+impl ArtifactDiff {
+    fn settle(&mut self) {
+        self.differs = self.added + self.removed + self.changed > 0;
+    }
+}
+
+/// Counts and tells what differs in one tree.
+struct Tally<'a, 'b> {
+    name: &'a ArtifactName,
+    diff: &'a mut ArtifactDiff,
+    below: Option<&'a EntryPath>,
+    on_change: &'a mut OnChange<'b>,
+}
+
+impl Tally<'_, '_> {
+    fn add(
+        &mut self,
+        change: Change,
+        before: Option<&TreeEntry>,
+        after: Option<&TreeEntry>,
+    ) -> Result<()> {
+        let Some(entry) = before.or(after) else { return Ok(()) };
+        if self.below.is_some_and(|below| !entry.path.starts_with(below)) {
+            return Ok(());
+        }
+        match change {
+            Change::Added => self.diff.added += 1,
+            Change::Removed => self.diff.removed += 1,
+            _ => self.diff.changed += 1,
+        }
+        let len = |entry: Option<&TreeEntry>| entry.map_or(0, |e| e.kind.content_len());
+        let told = EntryChange {
+            path: entry.path.display(),
+            change,
+            before: len(before),
+            after: len(after),
+        };
+        (self.on_change)(self.name, &told)
+    }
+
+    fn compare(&mut self, before: &TreeEntry, after: &TreeEntry, same: bool) -> Result<()> {
+        match difference(before, after, same) {
+            Some(change) => self.add(change, Some(before), Some(after)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How two entries of one path differ. Inode numbers and change times say nothing about what a person sees, nor do
+/// times of directories.
+fn difference(before: &TreeEntry, after: &TreeEntry, same_content: bool) -> Option<Change> {
+    use EntryKind as K;
+    match (&before.kind, &after.kind) {
+        (K::File { .. }, K::File { .. }) if !same_content => return Some(Change::Content),
+        (K::File { size: a, extents: x }, K::File { size: b, extents: y }) => {
+            if a != b || x != y {
+                return Some(Change::Content);
+            }
+        }
+        (K::Symlink { target: a }, K::Symlink { target: b }) if a != b => {
+            return Some(Change::Content);
+        }
+        (K::HardLink { target: a }, K::HardLink { target: b }) if a != b => {
+            return Some(Change::Content);
+        }
+        (a, b) if std::mem::discriminant(a) != std::mem::discriminant(b) => {
+            return Some(Change::Kind);
+        }
+        (a, b) if a != b => return Some(Change::Kind),
+        _ => {}
+    }
+    let is_directory = matches!(after.kind, K::Directory);
+    let differs = before.mode != after.mode
+        || (before.uid, before.gid) != (after.uid, after.gid)
+        || before.xattrs != after.xattrs
+        || (before.mtime != after.mtime && !is_directory);
+    differs.then_some(Change::Attributes)
+}
+
+/// The entries of the older tree, as far as they have been looked at.
+struct Cursor {
+    entries: BoxStream<'static, Result<StoredEntry>>,
+    held: Option<StoredEntry>,
+}
+
+impl Cursor {
+    fn new(entries: BoxStream<'static, Result<StoredEntry>>) -> Self {
+        Self { entries, held: None }
+    }
+
+    /// The entry of a path. Those before it are gone.
+    async fn advance(
+        &mut self,
+        cx: &Context,
+        path: &EntryPath,
+        tally: &mut Tally<'_, '_>,
+    ) -> Result<Option<StoredEntry>> {
+        loop {
+            let next = match self.held.take() {
+                Some(held) => Some(held),
+                None => cx.run(self.entries.try_next()).await?,
+            };
+            match next {
+                None => return Ok(None),
+                Some(entry) if entry.entry.path == *path => return Ok(Some(entry)),
+                Some(entry) if entry.entry.path > *path => {
+                    self.held = Some(entry);
+                    return Ok(None);
+                }
+                Some(entry) => tally.add(Change::Removed, Some(&entry.entry), None)?,
+            }
+        }
+    }
+
+    async fn finish(&mut self, cx: &Context, tally: &mut Tally<'_, '_>) -> Result<()> {
+        loop {
+            let next = match self.held.take() {
+                Some(held) => Some(held),
+                None => cx.run(self.entries.try_next()).await?,
+            };
+            match next {
+                None => return Ok(()),
+                Some(entry) => tally.add(Change::Removed, Some(&entry.entry), None)?,
+            }
+        }
+    }
+}
+
+/// The chunks of a content, unless they are too many.
+async fn known(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    list: &ChunkList,
+) -> Result<Option<HashSet<ChunkId>>> {
+    let mut known = HashSet::new();
+    let mut refs = reader.refs(cx, list);
+    while let Some(chunk) = cx.run(refs.try_next()).await? {
+        if known.len() >= REMEMBERED {
+            return Ok(None);
+        }
+        known.insert(chunk.id);
+    }
+    Ok(Some(known))
+}
+
+async fn new_bytes(
+    cx: &Context,
+    known: Option<HashSet<ChunkId>>,
+    mut refs: BoxStream<'_, Result<ChunkRef>>,
+) -> Result<Option<u64>> {
+    let Some(known) = known else { return Ok(None) };
+    let mut sum = 0;
+    while let Some(chunk) = cx.run(refs.try_next()).await? {
+        if !known.contains(&chunk.id) {
+            sum += u64::from(chunk.len);
+        }
+    }
+    Ok(Some(sum))
+}
+
+async fn compare_live(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    capture: &mut dyn Capture,
+    before: &SourceRecord,
+    below: Option<&EntryPath>,
+    on_change: &mut OnChange<'_>,
+    diff: &mut SourceDiff,
+) -> Result<()> {
+    let frozen = guarded(cx.run(capture.freeze(cx))).await;
+    let cleanup = cx.for_cleanup(CLEANUP_LIMIT);
+    let thawed = guarded(cleanup.run(capture.thaw(&cleanup))).await;
+    frozen?;
+    thawed?;
+    let mut seen = BTreeSet::new();
+    while let Some(meta) = guarded(cx.run(capture.next(cx))).await? {
+        seen.insert(meta.name.clone());
+        let old = before.artifacts.iter().find(|a| a.meta.name == meta.name);
+        let body = guarded(cx.run(capture.open(cx, &meta.name))).await?;
+        let mut found = alone(&meta.name, old, None);
+        match (body, old.map(|a| &a.content)) {
+            (Body::Bytes(body), old) => {
+                let content = match old {
+                    Some(ContentRef::Bytes { content }) => content.clone(),
+                    _ => ChunkList::default(),
+                };
+                let known = known(cx, reader, &content).await?;
+                let live =
+                    read_live(cx, reader, body, meta.chunking, meta.size_hint, known).await?;
+                found.after = Some(live.bytes);
+                found.bytes_new = live.bytes_new;
+                found.differs = old.is_none()
+                    || live.bytes != content.size
+                    || live.digest != digest_of(cx, reader, &content).await?;
+            }
+            (Body::Tree(tree), Some(ContentRef::Tree { entries, .. })) => {
+                let mut tally = Tally { name: &meta.name, diff: &mut found, below, on_change };
+                let mut old = Cursor::new(reader.entries(cx, entries));
+                let after = live_tree(
+                    cx,
+                    reader,
+                    tree,
+                    meta.chunking,
+                    &mut old,
+                    &mut tally,
+                    &mut diff.problems,
+                )
+                .await?;
+                old.finish(cx, &mut tally).await?;
+                found.after = Some(after);
+                found.settle();
+            }
+            (body, _) => {
+                let what = format!("{}: a {:?} cannot be compared", meta.name, body.shape());
+                diff.problems.push(what);
+            }
+        }
+        diff.artifacts.push(found);
+    }
+    for old in before.artifacts.iter().filter(|a| !seen.contains(&a.meta.name)) {
+        diff.artifacts.push(alone(&old.meta.name, Some(old), None));
+    }
+    Ok(())
+}
+
+/// A live tree beside a stored one. Gives the bytes of its content.
+async fn live_tree(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    mut tree: Box<dyn TreeReader>,
+    chunking: Chunking,
+    old: &mut Cursor,
+    tally: &mut Tally<'_, '_>,
+    problems: &mut Vec<String>,
+) -> Result<u64> {
+    let mut bytes = 0;
+    while let Some(batch) = guarded(cx.run(tree.next_batch(cx))).await? {
+        for item in batch {
+            let entry = match item {
+                TreeItem::Entry(entry, _) => entry,
+                TreeItem::Problem(path, e) => {
+                    // It is there, and how it is cannot be told.
+                    drop(old.advance(cx, &path, tally).await?);
+                    problems.push(format!("{path}: {}", e.chain()));
+                    continue;
+                }
+            };
+            bytes += entry.kind.content_len();
+            let Some(twin) = old.advance(cx, &entry.path, tally).await? else {
+                tally.add(Change::Added, None, Some(&entry))?;
+                continue;
+            };
+            let same = match content_of_live(cx, reader, &*tree, chunking, &twin, &entry).await {
+                Ok(same) => same,
+                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) => {
+                    problems.push(format!("{}: {}", entry.path, e.chain()));
+                    continue;
+                }
+            };
+            // What was captured of a sparse file knows its holes; what is listed of it does not.
+            let mut entry = entry;
+            let are_files = [&entry, &twin.entry]
+                .iter()
+                .all(|entry| matches!(entry.kind, EntryKind::File { .. }));
+            if same && are_files {
+                entry.kind = twin.entry.kind.clone();
+            }
+            tally.compare(&twin.entry, &entry, same)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Whether the content of a live file is that of a stored one.
+async fn content_of_live(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    tree: &dyn TreeReader,
+    chunking: Chunking,
+    stored: &StoredEntry,
+    entry: &TreeEntry,
+) -> Result<bool> {
+    let (EntryKind::File { size: was, .. }, EntryKind::File { size, .. }) =
+        (&stored.entry.kind, &entry.kind)
+    else {
+        return Ok(true);
+    };
+    let unchanged = was == size
+        && stored.entry.mtime == entry.mtime
+        && stored.entry.ctime == entry.ctime
+        && stored.entry.inode == entry.inode;
+    if unchanged || was != size {
+        return Ok(unchanged);
+    }
+    let opened = guarded(cx.run(tree.open(cx, entry))).await?;
+    let size = opened.entry.kind.content_len();
+    if size != stored.content.size {
+        return Ok(false);
+    }
+    // Small files of trees are one chunk, whatever larger ones are.
+    let chunking = if size <= SMALL_FILE { Chunking::Whole } else { chunking };
+    let live = read_live(cx, reader, opened.body, chunking, Some(size), None).await?;
+    Ok(live.digest == digest_of(cx, reader, &stored.content).await?)
+}
+
+/// What was read of a live stream.
+struct Live {
+    bytes: u64,
+    bytes_new: Option<u64>,
+    /// Of the names of its chunks.
+    digest: [u8; 32],
+}
+
+/// A digest of the names of the chunks of a stored content.
+async fn digest_of(cx: &Context, reader: &Arc<ChunkReader>, list: &ChunkList) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut refs = reader.refs(cx, list);
+    while let Some(chunk) = cx.run(refs.try_next()).await? {
+        hasher.update(&chunk.id.0);
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Cut and name a live stream as it would be for a snapshot.
+async fn read_live(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    body: ByteStream,
+    chunking: Chunking,
+    size: Option<u64>,
+    known: Option<HashSet<ChunkId>>,
+) -> Result<Live> {
+    let mut cutter = Some(Cutter::new(reader.chunk_key().clone(), chunking, size));
+    let mut body = body.fuse();
+    let mut hasher = blake3::Hasher::new();
+    let (mut bytes, mut new) = (0, 0);
+    while let Some(mut current) = cutter.take() {
+        let piece = guarded(cx.run(body.try_next())).await?;
+        let key = reader.chunk_key().clone();
+        let named = cx.compute(move || {
+            let mut chunks: Vec<Bytes> = Vec::new();
+            let back = match piece {
+                Some(piece) => {
+                    current.push(&piece, &mut chunks);
+                    Some(current)
+                }
+                None => {
+                    current.finish(&mut chunks);
+                    None
+                }
+            };
+            let name =
+                |chunk: &Bytes| Ok(ChunkRef { id: key.name(chunk), len: len32(chunk.len())? });
+            Ok((back, chunks.iter().map(name).collect::<Result<Vec<_>>>()?))
+        });
+        let (back, chunks) = named.await?;
+        cutter = back;
+        for chunk in chunks {
+            hasher.update(&chunk.id.0);
+            bytes += u64::from(chunk.len);
+            if known.as_ref().is_some_and(|known| !known.contains(&chunk.id)) {
+                new += u64::from(chunk.len);
+            }
+        }
+    }
+    Ok(Live { bytes, bytes_new: known.is_some().then_some(new), digest: hasher.finalize().into() })
+}
