@@ -80,7 +80,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)
 }
 
-/// Read a duration such as `10s`, `500ms`, `2m` or `1h`.
+/// Read a duration such as `10s`, `500ms`, `2m`, `1h` or `7d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
     let bad = || Error::invalid(format!("not a duration such as 10s, 500ms or 2m: {text:?}"));
     let text = text.trim();
@@ -91,6 +91,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
         "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(bad()),
     };
     let number: u64 = number.parse().map_err(|_| bad())?;

@@ -152,6 +152,12 @@ pub fn check_list(list: &ChunkList) -> std::result::Result<(), &'static str> {
     Ok(())
 }
 
+/// The most extended attributes of an entry.
+const MAX_XATTR_COUNT: u64 = 8192;
+
+/// No tree chunk is longer: one entry may be, which is more than [`MAX_TREE_CHUNK`].
+pub const LONGEST_TREE_CHUNK: usize = 2 << 20;
+
 /// Read one entry from the front of a tree chunk; what follows it.
 pub fn decode_entry(bytes: &[u8]) -> Result<(StoredEntry, &[u8])> {
     let mut outer = Reader::new(bytes, "a tree entry");
@@ -170,7 +176,7 @@ pub fn decode_entry(bytes: &[u8]) -> Result<(StoredEntry, &[u8])> {
     let (uid, gid) = (r.varint_u32()?, r.varint_u32()?);
     let (mtime, ctime) = (Timestamp(r.signed()?), Timestamp(r.signed()?));
     let inode = r.varint()?;
-    let xattr_count = r.bounded(65_536, "the number of attributes")?;
+    let xattr_count = r.bounded(MAX_XATTR_COUNT, "the number of attributes")?;
     let mut xattrs = Vec::with_capacity(xattr_count.min(64));
     let mut xattr_bytes = 0;
     for _ in 0..xattr_count {

@@ -22,6 +22,14 @@ const PREFIX: usize = 5;
 /// The longest stored frame.
 pub const MAX_STORED_FRAME: usize = MAX_CHUNK + PREFIX + TAG_LEN;
 
+/// The longest that a frame of so many raw bytes is when it is stored: what does not shrink is stored as it is.
+#[must_use]
+pub fn longest_stored(raw: u32) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "21")]
+    const MORE: u32 = (PREFIX + TAG_LEN) as u32;
+    raw.saturating_add(MORE)
+}
+
 /// zstd's level where nobody asks for another.
 pub const DEFAULT_LEVEL: i32 = 3;
 

@@ -132,7 +132,8 @@ impl Index {
         cx.run(
             listing
                 .try_filter_map(async |entry| {
-                    Ok(entry.key.last_segment().parse::<SegmentId>().ok())
+                    let id = entry.key.last_segment().parse::<SegmentId>().ok();
+                    Ok(id.filter(|id| segment_key(*id).is_ok_and(|key| key == entry.key)))
                 })
                 .try_collect(),
         )
@@ -155,6 +156,10 @@ impl Index {
         let mut fetched = futures_util::stream::iter(missing.into_iter().map(|id| async move {
             let key = segment_key(id)?;
             let bytes = match cx.run(sink.get(cx, &key, None)).await {
+                Ok(bytes) if bytes.len() > segment::MAX_SEGMENT => {
+                    let e = Error::corrupt("an index segment is too long");
+                    return Ok(Some((id, key, Err(e))));
+                }
                 // A collector replaced it since it was listed.
                 Err(e) if e.reason() == Reason::NotFound => return Ok(None),
                 Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
@@ -164,7 +169,7 @@ impl Index {
             let table = cx.compute(move || segment::open(id, &bytes, &keys)).await;
             Ok::<_, Error>(Some((id, key, table)))
         }))
-        .buffered(sink.info().concurrency.clamp(1, 4));
+        .buffered(sink.info().concurrency.clamp(1, 2));
         while let Some(next) = fetched.next().await {
             match next? {
                 Some((id, _, Ok(table))) => self.add_table(cx, table, vec![id]).await?,
@@ -278,6 +283,15 @@ impl Index {
             homes.extend(run.find(id)?);
         }
         Ok(homes)
+    }
+
+    /// How many rows name each pack. Reads all of the index.
+    pub fn rows_by_pack(&self) -> Result<HashMap<PackId, u64>> {
+        let mut counts = HashMap::new();
+        for run in self.runs() {
+            run.rows_by_pack(&mut counts)?;
+        }
+        Ok(counts)
     }
 
     /// The packs that the index knows, and their lengths.

@@ -28,8 +28,26 @@ use crate::seal::{Header, ObjectType, TAG_LEN};
 use crate::sign::check_signed;
 use crate::sink::{Put, PutMode, Sink};
 
-/// The longest snapshot document, before compression: 64 MiB.
-pub const MAX_SNAPSHOT: usize = 64 << 20;
+/// The longest snapshot document, before compression: 16 MiB.
+pub const MAX_SNAPSHOT: usize = 16 << 20;
+
+/// The most values in one: what is read takes many times the memory of its text if that is `[0,0,0,…`.
+pub const MAX_SNAPSHOT_VALUES: usize = 1 << 20;
+
+/// Whether a document has more values than it may.
+fn has_too_many_values(json: &[u8]) -> bool {
+    let (mut values, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values > MAX_SNAPSHOT_VALUES
+}
 
 /// The longest note: 64 KiB.
 pub const MAX_NOTE: usize = 64 << 10;
@@ -69,6 +87,11 @@ impl StoredManifest {
     fn encode_snapshot(&self, cx: &Context, snapshot: &Snapshot) -> Result<Bytes> {
         let key = line_key(&snapshot.id)?;
         let json = to_json(snapshot)?;
+        if has_too_many_values(&json) {
+            let what =
+                format!("the snapshot's document has more than {MAX_SNAPSHOT_VALUES} values");
+            return Err(Error::new(Reason::LimitExceeded, what));
+        }
         if json.len() > MAX_SNAPSHOT {
             return Err(Error::new(
                 Reason::LimitExceeded,
@@ -159,6 +182,9 @@ impl StoredManifest {
                 json.extend_from_slice(&self.codec.decode(&frame, raw)?);
             }
             r.end()?;
+            if has_too_many_values(&json) {
+                return Err(Error::corrupt("a snapshot has more in it than a snapshot may"));
+            }
             let snapshot: Snapshot = from_json(&json)?;
             if snapshot.id != *id {
                 return Err(Error::corrupt("a snapshot stands under another's name"));
@@ -294,7 +320,11 @@ impl Manifest for StoredManifest {
             .run(
                 self.sink
                     .list(cx, Some(&prefix))
-                    .try_filter_map(async |e| Ok(e.key.last_segment().parse::<SnapshotId>().ok()))
+                    .try_filter_map(async |e| {
+                        let id = e.key.last_segment().parse::<SnapshotId>().ok();
+                        // What lies deeper is no line, whatever its name is.
+                        Ok(id.filter(|id| line_key(id).is_ok_and(|key| key == e.key)))
+                    })
                     .try_collect(),
             )
             .await?;

@@ -10,7 +10,7 @@ use crate::chunk::MAX_CHUNK;
 use crate::codec::{Reader, WriteExt, len32};
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::frame::MAX_STORED_FRAME;
+use crate::frame::{MAX_STORED_FRAME, longest_stored};
 use crate::id::{ChunkId, PackId, RepositoryId};
 use crate::key::Key;
 use crate::manifest::ChunkRef;
@@ -203,7 +203,7 @@ fn parse_trailer(plain: &[u8], frames_end: u64) -> Result<Vec<PackedFrame>> {
             total += u64::from(chunk.len);
             chunks.push(chunk);
         }
-        if total != u64::from(raw) || raw as usize > MAX_CHUNK {
+        if total != u64::from(raw) || raw as usize > MAX_CHUNK || stored > longest_stored(raw) {
             return Err(r.broken("a frame's chunks do not fill it"));
         }
         frames.push(PackedFrame { offset, stored, raw, chunks });

@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use crate::artifact::{Body, ByteStream};
 use crate::context::Context;
 use crate::engine::Repository;
+use crate::engine::basis::MAX_REMEMBERED;
 use crate::engine::read::ChunkReader;
 use crate::entries::StoredEntry;
 use crate::error::{Error, Reason, Result};
@@ -44,9 +45,11 @@ impl Repository {
         Ok(self.reader(cx).await?.entries(cx, entries))
     }
 
-    /// All references of a content's list.
+    /// The references of a content's list, unless there are too many to be remembered: then none.
     pub(crate) async fn leaves(&self, cx: &Context, list: &ChunkList) -> Result<Vec<ChunkRef>> {
-        self.reader(cx).await?.refs(cx, list).try_collect().await
+        let refs = self.reader(cx).await?.refs(cx, list);
+        let leaves: Vec<_> = refs.take(MAX_REMEMBERED + 1).try_collect().await?;
+        Ok(if leaves.len() > MAX_REMEMBERED { Vec::new() } else { leaves })
     }
 
     /// The content of an artifact.

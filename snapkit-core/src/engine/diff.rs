@@ -26,9 +26,9 @@ use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, SourceRec
 use crate::source::{Capture, Source};
 use crate::tree::{EntryKind, EntryPath, SMALL_FILE, TreeEntry, TreeItem, TreeReader};
 
-/// Chunks of a stream that are remembered to tell how much of another is new: 64 MiB of them. Of longer streams
+/// Chunks of a stream that are remembered to tell how much of another is new: 70 MiB of them. Of longer streams
 /// it is told only that they differ.
-const REMEMBERED: usize = 2 << 20;
+const REMEMBERED: usize = 900_000;
 
 /// How an entry differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -18,7 +18,7 @@ use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
 use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
-use crate::pack::{PackedFrame, pack_key, read_pack};
+use crate::pack::{MAX_PACK, PackContents, PackedFrame, pack_key, read_pack};
 use crate::progress::Counter;
 use crate::registry::Registry;
 use crate::seal::FrameSealer;
@@ -281,7 +281,11 @@ impl Examination<'_> {
 
     /// Take over what reading packs has brought.
     pub(crate) fn take_over(&mut self, packs: Vec<PackRead>) -> Result<()> {
-        for PackRead { id, len, found } in packs {
+        for PackRead { id, len, found, surplus } in packs {
+            if surplus && !found.opaque {
+                let what = "the index says that it holds what it does not hold";
+                self.opaque.insert(id, what.to_owned());
+            }
             self.report.packs += 1;
             self.report.bytes_read += len;
             self.read.insert(id, found.whole.is_none());
@@ -324,8 +328,9 @@ impl Examination<'_> {
                         );
                     }
                 }
-                // That there is no room for a check says nothing about what is stored.
-                Err(e) if e.reason() != Reason::NoSpace && (e.is_damage() || e.is_passing()) => {
+                // That there is no room for a check, or that this program does not know the kind, says nothing
+                // about what is stored.
+                Err(e) if !matches!(e.reason(), Reason::NoSpace | Reason::Unsupported) => {
                     self.unreadable(e, place)?;
                 }
                 Err(e) => {
@@ -343,6 +348,8 @@ pub(crate) struct PackRead {
     id: PackId,
     len: u64,
     found: PackFindings,
+    /// The index says that more is in it than its trailer does.
+    surplus: bool,
 }
 
 /// Read packs whole, several at once, and compare every chunk with its name.
@@ -352,6 +359,8 @@ pub(crate) async fn read_packs(
     mut packs: Vec<(PackId, u64)>,
 ) -> Result<Vec<PackRead>> {
     packs.sort_unstable();
+    let index = Arc::clone(reader.index());
+    let rows = &cx.blocking(move || index.rows_by_pack()).await?;
     cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
     // Each holds a pack, one opened frame and its raw bytes: see the memory budget. One more than computes is
     // fetched meanwhile.
@@ -362,19 +371,26 @@ pub(crate) async fn read_packs(
             let reader = Arc::clone(reader);
             async move {
                 let key = pack_key(id)?;
+                if size > MAX_PACK {
+                    let whole = Some("it is longer than a pack may be".to_owned());
+                    let found = PackFindings { whole, opaque: true, ..Default::default() };
+                    return Ok(PackRead { id, len: 0, found, surplus: false });
+                }
                 let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
                     Ok(bytes) => bytes,
                     Err(e) if e.is_passing() => return Err(e),
                     Err(e) => {
                         let whole = Some(e.chain());
                         let found = PackFindings { whole, opaque: true, ..Default::default() };
-                        return Ok(PackRead { id, len: 0, found });
+                        return Ok(PackRead { id, len: 0, found, surplus: false });
                     }
                 };
                 cx.progress().add(Counter::Bytes, size);
                 let len = bytes.len() as u64;
                 let found = examine_pack(cx, &reader, id, bytes).await?;
-                Ok(PackRead { id, len, found })
+                // What the index says beyond that has to be tried.
+                let surplus = rows.get(&id).is_some_and(|rows| *rows > found.rows);
+                Ok(PackRead { id, len, found, surplus })
             }
         })
         .buffer_unordered(at_once)
@@ -416,10 +432,11 @@ pub(crate) async fn ask(
             let source =
                 match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
                     Ok(source) => source,
-                    Err(e) => {
+                    Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
                         let checked = Err(Error::new(Reason::Unsupported, e.chain()));
                         return Ok(Answer { place, checked });
                     }
+                    Err(e) => return Ok(Answer { place, checked: Err(e) }),
                 };
             let body = body(cx, reader, artifact);
             match guarded(cx.run(source.check(cx, &artifact.meta, body))).await {
@@ -450,6 +467,8 @@ struct PackFindings {
     bad: Vec<(ChunkId, String)>,
     /// What it holds could not be read from it: each chunk has to be tried.
     opaque: bool,
+    /// Rows of the index that are what its trailer says.
+    rows: u64,
 }
 
 /// Stored bytes of frames that are examined in one piece of work: others who compute get their turn between.
@@ -465,15 +484,22 @@ async fn examine_pack(
     let this = Arc::clone(reader);
     let opened = cx.compute(move || {
         let contents = read_pack(id, &bytes, this.keys());
-        let opened = contents.map(|contents| {
-            let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
-            (contents.frames, sealer)
-        });
+        let opened = match contents {
+            Ok(contents) => {
+                let rows = count_rows(&this, &contents)?;
+                let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
+                Ok((contents.frames, sealer, rows))
+            }
+            Err(e) => Err(e),
+        };
         Ok((Vec::from(bytes), opened))
     });
     let (mut pack, opened) = opened.await?;
     let (frames, sealer) = match opened {
-        Ok((frames, sealer)) => (Arc::new(frames), Arc::new(sealer)),
+        Ok((frames, sealer, rows)) => {
+            findings.rows = rows;
+            (Arc::new(frames), Arc::new(sealer))
+        }
         // What its own trailer says counts no more: another pack may stand here.
         Err(e) => {
             return Ok(PackFindings { whole: Some(e.chain()), opaque: true, ..findings });
@@ -506,6 +532,25 @@ async fn examine_pack(
     }
     findings.whole = findings.bad.first().map(|(_, what)| what.clone());
     Ok(findings)
+}
+
+/// How many rows of the index say of this pack what its trailer says.
+fn count_rows(reader: &ChunkReader, contents: &PackContents) -> Result<u64> {
+    let mut rows = 0;
+    for (number, frame) in contents.frames.iter().enumerate() {
+        let mut start = 0;
+        for chunk in &frame.chunks {
+            let is_this = |home: &&Place| {
+                (home.pack, u64::from(home.frame)) == (contents.id, number as u64)
+                    && (home.offset, home.stored, home.raw)
+                        == (frame.offset, frame.stored, frame.raw)
+                    && (home.start, home.len) == (start, chunk.len)
+            };
+            rows += reader.index().homes(&chunk.id)?.iter().filter(is_this).count() as u64;
+            start += chunk.len;
+        }
+    }
+    Ok(rows)
 }
 
 /// The raw bytes of a frame in a pack. It is opened where it lies.

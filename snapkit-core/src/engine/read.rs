@@ -15,9 +15,9 @@ use crate::chunk::ChunkKey;
 use crate::context::Context;
 use crate::credential::Credential;
 use crate::engine::ahead::{Budget, Turn, Turns};
-use crate::entries::{StoredEntry, check_list, decode_entry, decode_node};
+use crate::entries::{LONGEST_TREE_CHUNK, StoredEntry, check_list, decode_entry, decode_node};
 use crate::error::{Error, Reason, Result};
-use crate::frame::FrameCodec;
+use crate::frame::{FRAME_TARGET, FrameCodec};
 use crate::id::PackId;
 use crate::index::{Index, Place};
 use crate::manifest::{ChunkList, ChunkRef};
@@ -198,7 +198,7 @@ impl ChunkReader {
 
     fn keep(&self, place: &Place, bytes: &[u8]) {
         // Copied, so that what is remembered holds no share of the budget. Large frames are read once.
-        if bytes.len() > crate::frame::FRAME_TARGET {
+        if bytes.len() > FRAME_TARGET {
             return;
         }
         let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,7 +317,12 @@ impl ChunkReader {
                     let found = frame.get(start..start.saturating_add(len));
                     match found {
                         Some(bytes) if this.chunk_key.name(bytes) == chunk.id => {
-                            Ok(frame.slice(start..start + len))
+                            // A small part must not hold on to all of the frame.
+                            Ok(if len * 4 < frame.len() {
+                                Bytes::copy_from_slice(bytes)
+                            } else {
+                                frame.slice(start..start + len)
+                            })
                         }
                         _ => {
                             Err(Error::corrupt("content does not fit its name")
@@ -339,6 +344,11 @@ impl ChunkReader {
         source: FrameSource,
         wanted: &[(ChunkRef, u32)],
     ) -> Result<Bytes> {
+        // Only a chunk that is a frame of its own is longer: whoever says otherwise wants our memory.
+        let alone = |(chunk, start): &(ChunkRef, u32)| *start == 0 && chunk.len == at.raw;
+        if at.raw as usize > FRAME_TARGET && !wanted.iter().all(alone) {
+            return Err(Error::corrupt("a frame is longer than a frame of several chunks may be"));
+        }
         let (sealed, permit) = match source {
             FrameSource::Kept(frame) => return Ok(frame),
             FrameSource::Sealed(sealed, permit) => (sealed, permit),
@@ -496,6 +506,9 @@ impl ChunkReader {
                 let mut entries = Vec::new();
                 match chunk {
                     Err(e) => entries.push(Err(e)),
+                    Ok(chunk) if chunk.len() > LONGEST_TREE_CHUNK => {
+                        entries.push(Err(Error::corrupt("a piece of a tree is too long")));
+                    }
                     Ok(chunk) => {
                         let mut rest = &chunk[..];
                         while !rest.is_empty() {

@@ -1,5 +1,6 @@
 //! The life of a restore: examine all targets, put, make visible, read back, compare.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -279,6 +280,17 @@ fn selected<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Result<Vec<
             )
         })?],
     };
+    let mut names = HashSet::new();
+    for record in &records {
+        let mut artifacts = HashSet::new();
+        let is_twice = !names.insert(&record.name)
+            || record.artifacts.iter().any(|a| !artifacts.insert(&a.meta.name));
+        if is_twice {
+            // Nobody captures such a one, and the second would be put over the first.
+            let what = "the snapshot holds a source, or an artifact of one, twice";
+            return Err(Error::corrupt(what).with("source", &record.name));
+        }
+    }
     let whole: Vec<_> =
         records.iter().copied().filter(|r| r.verdict != CaptureVerdict::Failed).collect();
     if whole.is_empty() && !records.is_empty() {

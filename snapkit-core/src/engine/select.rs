@@ -230,8 +230,9 @@ fn into_batches(entries: BoxStream<'static, Result<StoredEntry>>) -> BoxStream<'
             };
             let Some(next) = next else { break };
             let inline = match &next {
-                Ok(e) if e.content.size <= SMALL_FILE => e.content.size,
-                _ => 0,
+                Ok(e) if e.content.size <= SMALL_FILE => e.content.size + weight(e),
+                Ok(e) => weight(e),
+                Err(_) => 0,
             };
             if !batch.is_empty() && bytes + inline > BATCH.1 {
                 held = Some(next);
@@ -246,6 +247,19 @@ fn into_batches(entries: BoxStream<'static, Result<StoredEntry>>) -> BoxStream<'
         (!batch.is_empty()).then_some((batch, (entries, held)))
     })
     .boxed()
+}
+
+/// The memory that an entry itself takes, in bytes.
+fn weight(stored: &StoredEntry) -> u64 {
+    let entry = &stored.entry;
+    let xattrs: usize = entry.xattrs.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
+    let extents = match &entry.kind {
+        EntryKind::File { extents: Some(extents), .. } => extents.len() * size_of::<Extent>(),
+        EntryKind::Symlink { target } => target.len(),
+        _ => 0,
+    };
+    let refs = stored.content.chunks.len() * size_of::<crate::manifest::ChunkRef>();
+    (entry.path.as_bytes().len() + xattrs + extents + refs) as u64
 }
 
 impl SharedTree {

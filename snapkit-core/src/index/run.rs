@@ -38,6 +38,12 @@ pub struct Run {
     recent: Mutex<VecDeque<(u32, FrameRow, PackRow)>>,
 }
 
+/// So many homes of one chunk are known in one run; more help nobody.
+const MAX_HOMES: usize = 8;
+
+/// The most rows that are read at once.
+const READ_AT_ONCE: u32 = 1024;
+
 /// Frames that are remembered.
 const RECENT: usize = 8;
 
@@ -312,20 +318,65 @@ impl Run {
         Ok(packs)
     }
 
+    /// The rows of an id, the first [`MAX_HOMES`] of them.
     fn entries(&self, id: &ChunkId) -> Result<Vec<EntryRow>> {
         let bucket = bucket(id, self.counts.fanout_bits());
-        let (from, to) = (self.fanout[bucket], self.fanout[bucket + 1]);
-        let mut bytes = vec![0; (to - from) as usize * ENTRY_LEN];
-        self.file
-            .read_exact_at(
-                &mut bytes,
-                self.counts.entries_at() + u64::from(from) * ENTRY_LEN as u64,
-            )
-            .doing(|| self.unreadable())?;
+        let (mut from, to) = (self.fanout[bucket], self.fanout[bucket + 1]);
+        // Ids are evenly spread, unless somebody has chosen them.
+        if to - from > READ_AT_ONCE {
+            from = self.first_row(id, from, to)?;
+        }
+        let count = (to - from).min(READ_AT_ONCE) as usize;
+        let mut bytes = vec![0; count * ENTRY_LEN];
+        self.file.read_exact_at(&mut bytes, self.row_at(from)).doing(|| self.unreadable())?;
         let rows = bytes.chunks_exact(ENTRY_LEN);
         rows.filter(|row| row[..32] == id.0)
+            .take(MAX_HOMES)
             .map(|row| EntryRow::decode(&mut Reader::new(row, "a run")))
             .collect()
+    }
+
+    fn row_at(&self, row: u32) -> u64 {
+        self.counts.entries_at() + u64::from(row) * ENTRY_LEN as u64
+    }
+
+    /// The first row between two whose id is not below this one.
+    fn first_row(&self, id: &ChunkId, mut from: u32, mut to: u32) -> Result<u32> {
+        while from < to {
+            let middle = from + (to - from) / 2;
+            let mut found = [0; 32];
+            self.file.read_exact_at(&mut found, self.row_at(middle)).doing(|| self.unreadable())?;
+            if found < id.0 { from = middle + 1 } else { to = middle }
+        }
+        Ok(from)
+    }
+
+    /// How many rows name each pack.
+    pub fn rows_by_pack(&self, counts: &mut HashMap<PackId, u64>) -> Result<()> {
+        let mut packs = Vec::with_capacity(self.counts.packs as usize);
+        let mut section = self.section(self.counts.packs_at())?;
+        let mut bytes = [0; PACK_LEN];
+        for _ in 0..self.counts.packs {
+            section.read_exact(&mut bytes).doing(|| self.unreadable())?;
+            packs.push(PackRow::decode(&mut Reader::new(&bytes, "a run"), self.repository)?.id);
+        }
+        let mut of_frame = Vec::with_capacity(self.counts.frames as usize);
+        let mut section = self.section(self.counts.frames_at())?;
+        let mut bytes = [0; FRAME_LEN];
+        for _ in 0..self.counts.frames {
+            section.read_exact(&mut bytes).doing(|| self.unreadable())?;
+            of_frame.push(FrameRow::decode(&mut Reader::new(&bytes, "a run"))?.pack);
+        }
+        let mut section = self.section(self.counts.entries_at())?;
+        let mut bytes = [0; ENTRY_LEN];
+        for _ in 0..self.counts.entries {
+            section.read_exact(&mut bytes).doing(|| self.unreadable())?;
+            let row = EntryRow::decode(&mut Reader::new(&bytes, "a run"))?;
+            let pack = of_frame.get(row.frame as usize).and_then(|pack| packs.get(*pack as usize));
+            let pack = pack.ok_or_else(|| broken(&self.path, "a row leads nowhere"))?;
+            *counts.entry(*pack).or_default() += 1;
+        }
+        Ok(())
     }
 
     /// Whether it knows a chunk of this name and length.

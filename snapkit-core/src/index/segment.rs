@@ -12,6 +12,7 @@ use crate::chunk::MAX_CHUNK;
 use crate::codec::{Reader, WriteExt, len32};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::frame::longest_stored;
 use crate::id::{ChunkId, PackId, RepositoryId, SegmentId};
 use crate::pack::{MAX_PACK, PackContents};
 use crate::seal::{Header, ObjectType, SealedKey, WriterKeys};
@@ -25,6 +26,9 @@ pub const ENTRY_LEN: usize = 44;
 
 /// The most entries of a stored segment: half a million, 22 MB.
 pub const MAX_SEGMENT_ENTRIES: usize = 500_000;
+
+/// No stored segment is longer: 32 MiB, the most entries with their frames and packs.
+pub const MAX_SEGMENT: usize = 32 << 20;
 
 /// A frame of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +228,7 @@ impl Table {
             let pack = t.packs.get(f.pack as usize);
             let fits = pack
                 .is_some_and(|p| u64::from(f.offset) + u64::from(f.stored) <= u64::from(p.size));
-            if !fits || f.raw as usize > MAX_CHUNK {
+            if !fits || f.raw as usize > MAX_CHUNK || f.stored > longest_stored(f.raw) {
                 return Err(r.broken("a frame is impossible"));
             }
             t.frames.push(f);

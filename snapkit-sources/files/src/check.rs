@@ -58,6 +58,9 @@ pub(crate) fn corrupt(what: &str, path: &EntryPath) -> Error {
 pub(crate) fn impossible(entry: &TreeEntry) -> Result<()> {
     let wrong = |what: &str| Err(corrupt(what, &entry.path));
     match &entry.kind {
+        EntryKind::File { size, .. } if i64::try_from(*size).is_err() => {
+            return wrong("a file is larger than a file can be");
+        }
         EntryKind::File { size, extents: Some(extents) } => {
             if extents.len() > EntryKind::MAX_EXTENTS {
                 return wrong("a sparse file has too many stretches");
@@ -72,9 +75,6 @@ pub(crate) fn impossible(entry: &TreeEntry) -> Result<()> {
                     None => return wrong("a stretch of a sparse file lies behind its end"),
                 }
             }
-        }
-        EntryKind::File { size, .. } if i64::try_from(*size).is_err() => {
-            return wrong("a file is larger than a file can be");
         }
         EntryKind::Symlink { target }
             if target.is_empty() || target.len() > 4096 || target.contains(&0) =>

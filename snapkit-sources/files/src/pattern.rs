@@ -22,11 +22,26 @@ struct Rule {
     directories_only: bool,
 }
 
+/// The longest pattern, in bytes.
+const MAX_PATTERN: usize = 16 << 10;
+
+/// The most braces in one.
+const MAX_CHOICES: usize = 64;
+
+/// Patterns may come out of a repository, and nested braces are read by recursion.
+fn is_too_much(pattern: &str) -> bool {
+    pattern.len() > MAX_PATTERN || pattern.matches('{').count() > MAX_CHOICES
+}
+
 impl Rules {
     /// Patterns from a configuration: each must make sense.
     pub(crate) fn new(patterns: &[String]) -> Result<Self> {
         let mut builder = Builder::new();
         for pattern in patterns {
+            if is_too_much(pattern) {
+                let what = "a pattern is too long, or has too many choices in braces";
+                return Err(Error::new(Reason::InvalidConfig, what));
+            }
             builder.add(pattern).map_err(|e| {
                 Error::new(Reason::InvalidConfig, format!("not a pattern: {pattern:?}"))
                     .caused_by(e)
@@ -48,7 +63,7 @@ impl Rules {
                 Some(spaces) if bare.ends_with('\\') && !spaces.is_empty() => &line[..=bare.len()],
                 _ => bare,
             };
-            if !line.is_empty() && !line.starts_with('#') {
+            if !line.is_empty() && !line.starts_with('#') && !is_too_much(line) {
                 builder.add(line).unwrap_or_default();
             }
         }

@@ -102,6 +102,14 @@ impl Plan {
     fn examined(mut self, size: u64) -> Result<Self> {
         let found = std::fs::symlink_metadata(&self.target);
         if found.as_ref().is_ok_and(|m| m.file_type().is_symlink()) {
+            // Below a directory that a restore was given, a link may have come out of a repository.
+            if !self.original {
+                return Err(Error::new(
+                    Reason::AlreadyExists,
+                    "the target is a symbolic link, which is not followed out of the directory of a restore",
+                )
+                .with("path", shown(&self.target)));
+            }
             self.target = std::fs::canonicalize(&self.target).map_err(|e| {
                 Error::invalid("the target is a symbolic link that leads nowhere; remove it")
                     .with("path", shown(&self.target))

@@ -27,6 +27,9 @@ use crate::check::{self, Order, corrupt, length};
 const GROUP_ITEMS: usize = 512;
 const GROUP_BYTES: u64 = 4 << 20;
 
+/// Bytes of paths of directories that one batch may lack: 4 MiB.
+const MAX_INVENTED: usize = 4 << 20;
+
 /// How many finished directories may wait for their attributes.
 const WAITING: usize = 4096;
 
@@ -77,6 +80,8 @@ struct Todo {
     large: Vec<(TreeEntry, Option<Slot>)>,
     links: Vec<TreeEntry>,
     ledger: Vec<u8>,
+    /// Bytes of paths of directories that did not come.
+    invented: usize,
 }
 
 impl<'a> Put<'a> {
@@ -146,7 +151,7 @@ impl<'a> Put<'a> {
         }
         self.taken.places.insert(place);
         self.leave(Some(&entry.path));
-        self.make_parents(place, &entry.path, todo);
+        self.make_parents(place, &entry.path, todo)?;
         match entry.kind {
             EntryKind::Directory => self.directory(place, entry, todo),
             _ if self.writer.layout.places[place].within
@@ -181,7 +186,7 @@ impl<'a> Put<'a> {
     }
 
     /// Make the directories of a path that did not come in the tree.
-    fn make_parents(&mut self, place: usize, path: &EntryPath, todo: &mut Todo) {
+    fn make_parents(&mut self, place: usize, path: &EntryPath, todo: &mut Todo) -> Result<()> {
         let place = &self.writer.layout.places[place];
         let mut missing = Vec::new();
         let mut above = path.parent();
@@ -191,6 +196,11 @@ impl<'a> Put<'a> {
                 break;
             }
             above = dir.parent();
+            // Each is a path of its own: what a damaged tree lacks is little, and more wants our memory.
+            todo.invented += dir.as_bytes().len();
+            if todo.invented > MAX_INVENTED {
+                return Err(corrupt("too many directories that lead there did not come", path));
+            }
             missing.push(dir);
         }
         for path in missing.into_iter().rev() {
@@ -203,6 +213,7 @@ impl<'a> Put<'a> {
             let entry = TreeEntry::new(path, EntryKind::Directory);
             self.open.push(Open { entry, closes: false });
         }
+        Ok(())
     }
 
     fn directory(&mut self, place: usize, entry: TreeEntry, todo: &mut Todo) -> Result<()> {
@@ -243,7 +254,7 @@ impl<'a> Put<'a> {
     }
 
     async fn carry_out(&mut self, tree: &dyn TreeReader, todo: Todo) -> Result<()> {
-        let Todo { dirs, claims, ready, small, large, links, ledger } = todo;
+        let Todo { dirs, claims, ready, small, large, links, ledger, .. } = todo;
         let start = self.taken.ledger;
         self.taken.ledger += ledger.len() as u64;
         if !dirs.is_empty() || !claims.is_empty() || !ledger.is_empty() {

@@ -1,0 +1,148 @@
+//! Repositories whose writer means harm: everything decrypts, every signature holds, and what they say is a
+//! lie, or far too much.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod lab;
+
+use bytes::Bytes;
+use lab::Lab;
+use snapkit_core::engine::Scope;
+use snapkit_core::error::Reason;
+use snapkit_core::frame::FrameCodec;
+use snapkit_core::index::segment::TableBuilder;
+use snapkit_core::key::Key;
+use snapkit_core::ledger::{MAX_SNAPSHOT_VALUES, line_key};
+use snapkit_core::manifest::{ChunkRef, Snapshot};
+use snapkit_core::pack::{PackContents, PackedFrame};
+use snapkit_core::seal::ObjectType;
+use snapkit_core::sink::PutMode;
+use snapkit_testkit::double::{ScriptedArtifact, ScriptedFile, ScriptedSource};
+
+fn source(seed: u64) -> ScriptedSource {
+    ScriptedSource::new("app").with(ScriptedArtifact::tree("data", [ScriptedFile::file("a", lab::noise(100_000, seed))]))
+}
+
+async fn put(lab: &Lab, key: &Key, object: impl Into<Bytes>) {
+    lab.sink.put(&lab.cx, key, object.into(), PutMode::Overwrite).await.unwrap();
+}
+
+/// Put a snapshot into the ledger as whoever has a key can.
+async fn commit(lab: &Lab, snapshot: &Snapshot, document: &[u8]) {
+    let repository = lab.open().await.unwrap();
+    let credential = repository.credential();
+    let key = line_key(&snapshot.id).unwrap();
+    let (header, sealer) =
+        credential.writer.begin(&lab.cx, ObjectType::Snapshot, key.as_str()).unwrap();
+    let (mut table, mut frames) = (Vec::new(), Vec::new());
+    for (number, raw) in document.chunks(4 << 20).enumerate() {
+        let mut frame = FrameCodec::new(false).encode(raw, 3).unwrap();
+        sealer.seal(number as u64, &mut frame).unwrap();
+        table.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
+        table.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());
+        frames.extend_from_slice(&frame);
+    }
+    let mut object = header.encode();
+    object.extend_from_slice(&u32::try_from(table.len() / 8).unwrap().to_le_bytes());
+    object.extend_from_slice(&table);
+    object.extend_from_slice(&frames);
+    credential.signer.sign(key.as_str(), &mut object);
+    put(lab, &key, object).await;
+}
+
+/// A segment that says that a chunk is where it is not: the next create would take it for known.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_lies_is_not_believed() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    lab.assert_sound().await;
+    let credential = lab.open().await.unwrap();
+    let writer = credential.credential().writer.clone();
+    let packs = lab::packs_in(&lab.memory.contents(), &writer);
+    let pack = packs.values().max_by_key(|pack| pack.size).unwrap();
+    // What the next snapshot will need.
+    let lab = Lab { sources: vec![std::sync::Arc::new(source(2))], ..lab };
+    let fork = lab.fork().await;
+    let coming = fork.create().await.unwrap().snapshot;
+    let chunks: Vec<ChunkRef> = lab::packs_in(&fork.memory.contents(), &writer)
+        .into_iter()
+        .filter(|(id, pack)| {
+            !packs.contains_key(id) && pack.header.object == ObjectType::DataPack
+        })
+        .flat_map(|(_, pack)| pack.frames)
+        .flat_map(|frame| frame.chunks)
+        .collect();
+    let frame = &pack.frames[0];
+    let fits = |chunk: &ChunkRef| chunk.len <= frame.raw;
+    let lies: Vec<_> = chunks.into_iter().filter(fits).collect();
+    assert!(!lies.is_empty(), "{coming:?}");
+    let mut table = TableBuilder::default();
+    for chunk in lies {
+        let rest = ChunkRef { id: frame.chunks[0].id, len: frame.raw - chunk.len };
+        let mut claimed = vec![chunk];
+        claimed.extend((rest.len > 0).then_some(rest));
+        let frames = vec![PackedFrame { chunks: claimed, ..frame.clone() }];
+        table.add(&PackContents { frames, ..pack.clone() }).unwrap();
+    }
+    let (id, object) = table.finish().seal(&lab.cx, &writer).unwrap();
+    put(&lab, &Key::new(format!("index/{id}")).unwrap(), object).await;
+    // Nothing is lost of what was there.
+    lab.assert_sound().await;
+    lab.restore(&first).await.unwrap();
+    // A create cannot know; a verify that reads finds it out.
+    let second = lab.create().await.unwrap().snapshot;
+    let report = lab.verify(true).await.unwrap();
+    assert!(!report.is_sound());
+    let lost: Vec<_> = report.damage.iter().flat_map(|d| &d.lost).collect();
+    assert!(lost.iter().all(|l| l.contains(second.id.as_str())), "{lost:?}");
+    assert!(lab.restore(&second).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_there_twice_is_refused() {
+    let lab = Lab::new([source(1)]).await;
+    let mut snapshot = lab.create().await.unwrap().snapshot;
+    let twin = snapshot.sources[0].clone();
+    snapshot.sources.push(twin);
+    assert_eq!(lab.restore(&snapshot).await.unwrap_err().reason(), Reason::Corrupt);
+    let artifact = snapshot.sources[0].artifacts[0].clone();
+    snapshot.sources.pop();
+    snapshot.sources[0].artifacts.push(artifact);
+    assert_eq!(lab.restore(&snapshot).await.unwrap_err().reason(), Reason::Corrupt);
+    assert!(!lab.target().join("app").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_deeper_is_no_line() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let key = Key::new(format!("snapshots/x/{}", first.id)).unwrap();
+    put(&lab, &key, "").await;
+    let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
+    assert_eq!((ledger.snapshots.len(), ledger.damaged.len()), (1, 0));
+    assert!(ledger.resolve("latest~1", &Scope::default()).is_err());
+}
+
+/// A document that is small and would be a thousand times that in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_has_limits() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let mut hostile = first.clone();
+    hostile.sources[0].settings = serde_json::json!(vec![0; MAX_SNAPSHOT_VALUES]);
+    commit(&lab, &hostile, &serde_json::to_vec(&hostile).unwrap()).await;
+    let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
+    assert_eq!(ledger.damaged.len(), 1, "{ledger:?}");
+    assert!(ledger.damaged[0].1.to_string().contains("more in it"), "{:?}", ledger.damaged);
+    // So it is with depth, and with length.
+    let deep = "[".repeat(500_000);
+    commit(&lab, &first, deep.as_bytes()).await;
+    let long = format!("{{\"x\":\"{}\"}}", "y".repeat(17 << 20));
+    let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
+    assert_eq!(ledger.damaged.len(), 1);
+    commit(&lab, &first, long.as_bytes()).await;
+    let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
+    assert!(ledger.damaged[0].1.to_string().contains("too long"), "{:?}", ledger.damaged);
+    commit(&lab, &first, &serde_json::to_vec(&first).unwrap()).await;
+    lab.restore(&first).await.unwrap();
+}
