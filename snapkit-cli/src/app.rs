@@ -1,5 +1,6 @@
 //! What all commands share: the context, the settings, the repository.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use snapkit_core::config::RepositoryConfig;
@@ -9,6 +10,7 @@ use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::Snapshot;
 use snapkit_core::registry::Registry;
 use snapkit_core::sink::Sink;
+use snapkit_sinks::{Rates, Settings};
 
 use crate::args::{Common, ScopeArgs};
 use crate::env::{self, Env};
@@ -128,9 +130,30 @@ impl App {
         Ok(repository)
     }
 
+    /// How stores are spoken to.
+    pub(crate) fn stores(&self) -> Result<Settings> {
+        let rate = |option: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match NonZeroU64::new(parse_size(text)?) {
+                Some(rate) => Ok(Some(rate)),
+                None => Err(Error::invalid(format!("{option} 0 would never end"))),
+            },
+        };
+        let rates = Rates {
+            upload: rate("--limit-upload", &self.common.limit_upload)?,
+            download: rate("--limit-download", &self.common.limit_download)?,
+        };
+        let settings = self.env.of_stores().with_rates(rates);
+        Ok(match self.common.requests {
+            Some(0) => return Err(Error::invalid("--requests 0 would never end")),
+            Some(requests) => settings.with_requests(requests),
+            None => settings,
+        })
+    }
+
     /// Where the repository is, and what it is.
     async fn find_repository(&self, url: &str) -> Result<(Arc<dyn Sink>, RepositoryConfig)> {
-        let found = match snapkit_sinks::open_with(&self.cx, url, &self.env.of_stores()).await {
+        let found = match snapkit_sinks::open_with(&self.cx, url, &self.stores()?).await {
             Ok(sink) => Repository::peek(&self.cx, &sink).await.map(|config| (sink, config)),
             Err(e) => Err(e),
         };

@@ -68,6 +68,16 @@ pub(crate) struct Common {
     /// The memory that may be used, at least 128MiB [default: 256MiB]
     #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
+    /// Write to the repository at most so quickly, such as 10MiB: bytes per second, averaged over objects of up to
+    /// 16 MiB
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) limit_upload: Option<String>,
+    /// Read from the repository at most so quickly
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) limit_download: Option<String>,
+    /// Requests that a store is given at once [default: 8]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) requests: Option<usize>,
     /// Take another repository at the same place for a new one instead of an attack; `init` makes one where the
     /// one that was known is gone
     #[arg(long, global = true)]

@@ -20,7 +20,8 @@ use snapkit_core::sink::PutMode;
 use snapkit_testkit::double::{ScriptedArtifact, ScriptedFile, ScriptedSource};
 
 fn source(seed: u64) -> ScriptedSource {
-    ScriptedSource::new("app").with(ScriptedArtifact::tree("data", [ScriptedFile::file("a", lab::noise(100_000, seed))]))
+    ScriptedSource::new("app")
+        .with(ScriptedArtifact::tree("data", [ScriptedFile::file("a", lab::noise(100_000, seed))]))
 }
 
 async fn put(lab: &Lab, key: &Key, object: impl Into<Bytes>) {
@@ -66,9 +67,7 @@ async fn an_index_that_lies_is_not_believed() {
     let coming = fork.create().await.unwrap().snapshot;
     let chunks: Vec<ChunkRef> = lab::packs_in(&fork.memory.contents(), &writer)
         .into_iter()
-        .filter(|(id, pack)| {
-            !packs.contains_key(id) && pack.header.object == ObjectType::DataPack
-        })
+        .filter(|(id, pack)| !packs.contains_key(id) && pack.header.object == ObjectType::DataPack)
         .flat_map(|(_, pack)| pack.frames)
         .flat_map(|frame| frame.chunks)
         .collect();

@@ -10,11 +10,13 @@ use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::sink::Sink;
 
+use crate::limited::Limited;
 use crate::local::{LocalSink, absolute};
 use crate::settings::Settings;
 
 /// Open the sink that a path or URL names: a path or `file:///PATH`, which must be a directory,
-/// `s3://BUCKET/PREFIX` (feature `s3`), or `memory://`, which is a new one each time. What a store needs to
+/// `s3://BUCKET/PREFIX` (feature `s3`), `gs://BUCKET/PREFIX` (`gcs`), `az://CONTAINER/PREFIX` (`azure`), or
+/// `memory://`, which is a new one each time. What a store needs to
 /// know beside its URL is taken from the variables of this process.
 ///
 /// `invalid-argument` if it makes no sense, `unsupported` for a scheme that is not known,
@@ -31,33 +33,63 @@ pub async fn create(cx: &Context, url: &str) -> Result<Arc<dyn Sink>> {
 
 /// [`open`], with settings of one's own.
 pub async fn open_with(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
-    match Location::parse(url)? {
-        Location::Path(path) => Ok(Arc::new(LocalSink::open(cx, path).await?)),
-        Location::S3 => s3(cx, url, settings).await,
-        Location::Memory => Ok(Arc::new(MemorySink::new())),
-    }
+    let sink: Arc<dyn Sink> = match Location::parse(url)? {
+        Location::Path(path) => Arc::new(LocalSink::open(cx, path).await?),
+        Location::Store(kind) => store(cx, kind, url, settings).await?,
+        Location::Memory => Arc::new(MemorySink::new()),
+    };
+    Ok(Limited::wrap(sink, settings.rates()))
 }
 
 /// [`create`], with settings of one's own.
 pub async fn create_with(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
-    match Location::parse(url)? {
-        Location::Path(path) => Ok(Arc::new(LocalSink::create(cx, path).await?)),
-        Location::S3 => s3(cx, url, settings).await,
-        Location::Memory => Ok(Arc::new(MemorySink::new())),
+    let sink: Arc<dyn Sink> = match Location::parse(url)? {
+        Location::Path(path) => Arc::new(LocalSink::create(cx, path).await?),
+        Location::Store(kind) => store(cx, kind, url, settings).await?,
+        Location::Memory => Arc::new(MemorySink::new()),
+    };
+    Ok(Limited::wrap(sink, settings.rates()))
+}
+
+/// A store that is not of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    S3,
+    Gcs,
+    Azure,
+}
+
+async fn store(cx: &Context, kind: Kind, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
+    let (url, settings) = (url.to_owned(), settings.clone());
+    // Profiles and keys are files.
+    cx.run(cx.blocking(move || open_store(kind, &url, &settings))).await
+}
+
+#[cfg_attr(
+    not(any(feature = "s3", feature = "gcs", feature = "azure")),
+    expect(unused_variables, clippy::unnecessary_wraps, reason = "there is nothing to open")
+)]
+fn open_store(kind: Kind, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
+    match kind {
+        #[cfg(feature = "s3")]
+        Kind::S3 => Ok(Arc::new(crate::object::ObjectSink::s3(url, settings)?)),
+        #[cfg(feature = "gcs")]
+        Kind::Gcs => Ok(Arc::new(crate::object::ObjectSink::gcs(url, settings)?)),
+        #[cfg(feature = "azure")]
+        Kind::Azure => Ok(Arc::new(crate::object::ObjectSink::azure(url, settings)?)),
+        #[cfg(not(feature = "s3"))]
+        Kind::S3 => Err(not_built("s3")),
+        #[cfg(not(feature = "gcs"))]
+        Kind::Gcs => Err(not_built("gcs")),
+        #[cfg(not(feature = "azure"))]
+        Kind::Azure => Err(not_built("azure")),
     }
 }
 
-#[cfg(feature = "s3")]
-async fn s3(cx: &Context, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
-    let (url, settings) = (url.to_owned(), settings.clone());
-    // Profiles are files.
-    let sink = cx.run(cx.blocking(move || crate::object::ObjectSink::s3(&url, &settings))).await?;
-    Ok(Arc::new(sink))
-}
-
-#[cfg(not(feature = "s3"))]
-async fn s3(_: &Context, _: &str, _: &Settings) -> Result<Arc<dyn Sink>> {
-    Err(Error::new(Reason::Unsupported, "this program was built without S3: its feature `s3`"))
+#[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure")))]
+fn not_built(feature: &str) -> Error {
+    let what = format!("this program was built without such stores: its feature `{feature}`");
+    Error::new(Reason::Unsupported, what)
 }
 
 /// The directory that a path or URL names, absolute, if it names one: what a local repository there says
@@ -65,14 +97,14 @@ async fn s3(_: &Context, _: &str, _: &Settings) -> Result<Arc<dyn Sink>> {
 pub fn directory(url: &str) -> Result<Option<PathBuf>> {
     match Location::parse(url)? {
         Location::Path(path) => absolute(&path).map(Some),
-        Location::S3 | Location::Memory => Ok(None),
+        Location::Store(_) | Location::Memory => Ok(None),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Location {
     Path(PathBuf),
-    S3,
+    Store(Kind),
     Memory,
 }
 
@@ -87,7 +119,9 @@ impl Location {
         let Some((scheme, rest)) = split_scheme(url) else { return Ok(Self::Path(url.into())) };
         match scheme.to_ascii_lowercase().as_str() {
             "file" => file_path(rest).map(Self::Path),
-            "s3" => Ok(Self::S3),
+            "s3" => Ok(Self::Store(Kind::S3)),
+            "gs" => Ok(Self::Store(Kind::Gcs)),
+            "az" => Ok(Self::Store(Kind::Azure)),
             "memory" if matches!(rest, "//" | "///") => Ok(Self::Memory),
             "memory" => Err(Error::invalid("a repository in memory has no name: write memory://")),
             // The rest may hold a password: it is not repeated.
@@ -95,7 +129,8 @@ impl Location {
                 Reason::Unsupported,
                 format!(
                     "repositories at {other}:// URLs are not known here; \
-                     known are a path, file:///PATH, s3://BUCKET/PREFIX and memory://"
+                     known are a path, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
+                     az://CONTAINER/PREFIX and memory://"
                 ),
             )),
         }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use snapkit_core::secret::{Secret, SecretString};
 
 /// Variables of stores begin so; no other is looked at.
-const PREFIXES: [&str; 1] = ["AWS_"];
+const PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
 /// Requests that a store is given at once, unless set.
 const REQUESTS: usize = 8;
@@ -20,6 +21,16 @@ pub struct Settings {
     variables: BTreeMap<String, SecretString>,
     home: Option<PathBuf>,
     requests: usize,
+    rates: Rates,
+}
+
+/// How quickly a store is written to and read from at most, in bytes per second; `None` is as quickly as it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// What is put.
+    pub upload: Option<NonZeroU64>,
+    /// What is read.
+    pub download: Option<NonZeroU64>,
 }
 
 impl Settings {
@@ -36,7 +47,7 @@ impl Settings {
             .filter(|(name, value)| concerns(name) && !value.is_empty())
             .map(|(name, value)| (name, Secret::new(value)))
             .collect();
-        Self { variables, home, requests: REQUESTS }
+        Self { variables, home, requests: REQUESTS, rates: Rates::default() }
     }
 
     /// Those of this process.
@@ -49,6 +60,18 @@ impl Settings {
         Self::new(std::env::vars_os().filter_map(text), home)
     }
 
+    /// How quickly a store is written to and read from. It is waited between objects, so that what counts is the
+    /// average over some of them, of up to 16 MiB each.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Rates) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    pub(crate) fn rates(&self) -> Rates {
+        self.rates
+    }
+
     /// How many requests a store is given at once: at least 1; 8 unless set.
     #[must_use]
     pub fn with_requests(mut self, requests: usize) -> Self {
@@ -56,24 +79,24 @@ impl Settings {
         self
     }
 
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn requests(&self) -> usize {
         self.requests
     }
 
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(|value| value.expose().as_str())
     }
 
     /// The variables whose names begin so.
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn variables(&self, prefix: &str) -> BTreeMap<String, String> {
         let of = self.variables.iter().filter(|(name, _)| name.starts_with(prefix));
         of.map(|(name, value)| (name.clone(), value.expose().clone())).collect()
     }
 
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn home(&self) -> Option<&std::path::Path> {
         self.home.as_deref()
     }

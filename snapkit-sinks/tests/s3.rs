@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use snapkit_core::error::{ErrorKind, Reason, Result};
 use snapkit_core::key::Key;
 use snapkit_core::sink::{Put, PutMode, Sink};
 use snapkit_sinks::{ObjectSink, Settings};
-use snapkit_testkit::s3::{BUCKET, S3Request, S3Server, S3Trouble};
+use snapkit_testkit::s3::{ACCESS_KEY, BUCKET, S3Request, S3Server, S3Trouble, SECRET_KEY};
 use snapkit_testkit::sink;
 
 fn key(name: &str) -> Key {
@@ -249,4 +249,88 @@ async fn an_object_is_neither_cut_nor_endless() {
     huge.set_len((64 << 20) + 1).unwrap();
     let e = sink.get(&cx, &key("huge"), None).await.unwrap_err();
     assert_eq!(e.reason(), Reason::Corrupt, "{}", e.chain());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn encryption_by_the_store_is_asked_for() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = with(&server, "AWS_SERVER_SIDE_ENCRYPTION", "AES256");
+    assert_eq!(put(&cx, &sink, "a", PutMode::Create).await.unwrap(), Put::Stored);
+    let asked: Vec<_> = server.seen().into_iter().filter_map(|r| r.encryption).collect();
+    assert_eq!(asked, ["AES256"]);
+}
+
+/// Where a role is to be had: answers each path with a text, a few times.
+fn roles(answers: &'static [(&'static str, String)]) -> (String, Arc<AtomicU64>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = vec![0; 8192];
+            let n = stream.read(&mut request).unwrap_or(0);
+            counted.fetch_add(1, Ordering::Relaxed);
+            let line = String::from_utf8_lossy(&request[..n]).into_owned();
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            let answer = answers.iter().find(|(start, _)| path.starts_with(start));
+            let status = if answer.is_some() { "200 OK" } else { "404 Not Found" };
+            let body = answer.map_or("", |(_, body)| body.as_str());
+            let len = body.len();
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {len}\r\nconnection: close");
+            drop(stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()));
+        }
+    });
+    (address, asked)
+}
+
+fn without_keys(server: &S3Server, more: &[(&str, String)]) -> ObjectSink {
+    let mut variables = server.variables();
+    variables.retain(|(name, _)| !name.contains("ACCESS_KEY"));
+    variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    ObjectSink::s3(&format!("s3://{BUCKET}/x"), &Settings::new(variables, None)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_role_of_the_instance_is_used() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let credentials = format!(
+        r#"{{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC","AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"t","Expiration":"2099-01-01T00:00:00Z"}}"#
+    );
+    let answers: &'static [_] = Box::leak(Box::new([
+        ("/latest/api/token", "a-token".to_owned()),
+        ("/latest/meta-data/iam/security-credentials/backup", credentials),
+        ("/latest/meta-data/iam/security-credentials/", "backup".to_owned()),
+    ]));
+    let (address, asked) = roles(answers);
+    let sink = without_keys(&server, &[("AWS_METADATA_ENDPOINT", address)]);
+    assert_eq!(put(&cx, &sink, "a", PutMode::Create).await.unwrap(), Put::Stored);
+    assert_eq!(put(&cx, &sink, "b", PutMode::Create).await.unwrap(), Put::Stored);
+    assert_eq!(asked.load(Ordering::Relaxed), 3, "what was learnt is kept");
+}
+
+/// A token is a secret: it is not sent without TLS, and that is said at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_identity_is_not_sent_in_the_clear() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let (address, asked) = roles(&[]);
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "hunter2").unwrap();
+    let sink = without_keys(
+        &server,
+        &[
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.path().display().to_string()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/backup".to_owned()),
+            ("AWS_ENDPOINT_URL_STS", address),
+        ],
+    );
+    let e = put(&cx, &sink, "a", PutMode::Create).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::InvalidConfig, "{}", e.chain());
+    assert!(!format!("{e:?}").contains("hunter2"));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
 }

@@ -46,6 +46,8 @@ pub struct S3Request {
     pub target: String,
     /// Whether it is a create-only put.
     pub create_only: bool,
+    /// The encryption by the store that it asks for.
+    pub encryption: Option<String>,
     /// How many requests came before it.
     pub number: u64,
 }
@@ -232,6 +234,11 @@ impl Service<Request<Incoming>> for Troubled {
                 target: request.uri().to_string(),
                 create_only: request.headers().contains_key(IF_NONE_MATCH)
                     && request.method() == Method::PUT,
+                encryption: request
+                    .headers()
+                    .get("x-amz-server-side-encryption")
+                    .and_then(|value| value.to_str().ok())
+                    .map(str::to_owned),
                 number: state.seen.len() as u64,
             };
             let trouble = state.decide.as_ref().and_then(|decide| decide(&seen));

@@ -54,7 +54,7 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
         if !args.if_missing {
             return Err(exists);
         }
-        let sink = snapkit_sinks::open_with(&app.cx, &url, &app.env.of_stores()).await?;
+        let sink = snapkit_sinks::open_with(&app.cx, &url, &app.stores()?).await?;
         let config = Repository::peek(&app.cx, &sink).await?;
         app.output.document(&json!({
             "created": false, "repository": config.repository, "fingerprint": config.fingerprint(),
@@ -66,7 +66,7 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
         place.check_free(app.common.accept_new_repository)?;
     }
     let lock = if args.passphrase { by_passphrase(app).await? } else { by_key_file(app).await? };
-    let sink = snapkit_sinks::create_with(&app.cx, &url, &app.env.of_stores()).await;
+    let sink = snapkit_sinks::create_with(&app.cx, &url, &app.stores()?).await;
     let (report, key_file, is_new) = match lock {
         Lock::Known(unlock, file) => {
             (Repository::init(&app.cx, &sink?, &unlock).await?, file, false)
@@ -85,7 +85,7 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
 
 /// The error that says that a repository is there already, if one is.
 async fn existing(app: &App, url: &str) -> Result<Option<Error>> {
-    let peeked = match snapkit_sinks::open_with(&app.cx, url, &app.env.of_stores()).await {
+    let peeked = match snapkit_sinks::open_with(&app.cx, url, &app.stores()?).await {
         Ok(sink) => Repository::peek(&app.cx, &sink).await.map(|_| sink.info().location.clone()),
         Err(e) => Err(e),
     };

@@ -27,6 +27,10 @@ pub(super) enum Fault {
 /// Understand an error of a store.
 pub(super) fn fault(e: &object_store::Error) -> Fault {
     use object_store::Error as Of;
+    // Of an object that is there nothing else counts, whatever an attempt before has met.
+    if matches!(e, Of::AlreadyExists { .. } | Of::Precondition { .. } | Of::NotModified { .. }) {
+        return Fault::Exists;
+    }
     let text = e.to_string();
     let code = between(&text, "<Code>", "</Code>").unwrap_or("");
     if let Some((reason, what)) = known(code) {
@@ -39,9 +43,6 @@ pub(super) fn fault(e: &object_store::Error) -> Fault {
             return Fault::Passing(e.caused_by(Answer::new(&text)));
         }
         Of::NotFound { .. } => return Fault::Missing,
-        Of::AlreadyExists { .. } | Of::Precondition { .. } | Of::NotModified { .. } => {
-            return Fault::Exists;
-        }
         Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => {
             let what = "the store refuses this: check the credentials, and what they allow";
             return Fault::Final(denied(what, &text));
@@ -52,6 +53,11 @@ pub(super) fn fault(e: &object_store::Error) -> Fault {
         }
         _ => {}
     }
+    // The request could not even be made.
+    if text.contains("builder error") {
+        let what = "an address of the store, or of its credentials, cannot be used";
+        return Fault::Final(Error::new(Reason::InvalidConfig, what).caused_by(Answer::new(&text)));
+    }
     if let Some(kind) = http_error(e) {
         let what = match kind {
             HttpErrorKind::Timeout => "the store did not answer in time",
@@ -59,7 +65,8 @@ pub(super) fn fault(e: &object_store::Error) -> Fault {
             HttpErrorKind::Decode => "the store's answer was cut short",
             _ => "the connection to the store was lost",
         };
-        if text.contains("169.254.169.254") || text.contains("169.254.170.2") {
+        let of_metadata = ["169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google"];
+        if of_metadata.iter().any(|host| text.contains(host)) {
             return Fault::Final(denied(NO_CREDENTIALS, &text));
         }
         return Fault::Passing(Error::new(Reason::Unavailable, what).caused_by(Answer::new(&text)));
@@ -93,7 +100,7 @@ const WRONG_REGION: &str = "the bucket is in another region: set AWS_REGION to i
 /// Codes of S3 that say more than a status.
 fn known(code: &str) -> Option<(Reason, &'static str)> {
     Some(match code {
-        "NoSuchBucket" => {
+        "NoSuchBucket" | "ContainerNotFound" => {
             (Reason::InvalidConfig, "there is no such bucket: create it first, or check its name")
         }
         "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" => {

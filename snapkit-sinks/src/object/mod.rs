@@ -4,9 +4,16 @@
 //! and when it is enough. A create-only put is `If-None-Match: *`: of two writers one gets the key, and a
 //! writer that lost the answer to its own put finds its own bytes there.
 
+#[cfg(feature = "azure")]
+mod azure;
 mod fault;
+#[cfg(feature = "gcs")]
+mod gcs;
+#[cfg(feature = "s3")]
 mod profile;
+#[cfg(feature = "s3")]
 mod s3;
+mod url;
 
 use std::fmt;
 use std::ops::Range;
@@ -15,11 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions, PutPayload,
+    GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions,
+    PutPayload,
 };
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::error::{Error, Reason, Result};
@@ -42,6 +50,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
+/// How long a store may be silent while it is read from.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A part of a bucket as a sink.
 pub struct ObjectSink {
     store: Arc<dyn ObjectStore>,
@@ -53,6 +64,19 @@ pub struct ObjectSink {
 }
 
 impl ObjectSink {
+    /// A bucket of Google Cloud Storage, named by a URL `gs://BUCKET/PREFIX`. Errors as for S3.
+    #[cfg(feature = "gcs")]
+    pub fn gcs(url: &str, settings: &Settings) -> Result<Self> {
+        gcs::open(url, settings)
+    }
+
+    /// A container of Azure Blob Storage, named by a URL `az://CONTAINER/PREFIX`; the account is a setting.
+    /// Errors as for S3.
+    #[cfg(feature = "azure")]
+    pub fn azure(url: &str, settings: &Settings) -> Result<Self> {
+        azure::open(url, settings)
+    }
+
     /// A bucket of S3, or of a store that speaks its language, named by a URL `s3://BUCKET/PREFIX`. Nothing
     /// is asked of the store yet.
     ///
@@ -60,6 +84,7 @@ impl ObjectSink {
     ///
     /// `invalid-argument` and `invalid-config` for what makes no sense, `unsupported` for ways to a
     /// credential that are not known, with the way round.
+    #[cfg(feature = "s3")]
     pub fn s3(url: &str, settings: &Settings) -> Result<Self> {
         s3::open(url, settings)
     }
@@ -98,11 +123,13 @@ impl ObjectSink {
     where
         F: Future<Output = object_store::Result<T>> + Send,
     {
-        let begun = cx.monotonic();
+        // Waiting for a turn is no attempt.
+        let mut begun = None;
         for attempt in 0.. {
             let answer = cx
                 .run(async {
                     let permit = self.requests.acquire().await;
+                    begun.get_or_insert_with(|| cx.monotonic());
                     let answer = request().await;
                     drop(permit);
                     Ok(answer)
@@ -112,7 +139,8 @@ impl ObjectSink {
                 Ok(answer) => return Ok((Ok(answer), attempt)),
                 Err(e) => fault(&e),
             };
-            let last = attempt + 1 >= ATTEMPTS || cx.monotonic().saturating_sub(begun) > PATIENCE;
+            let since = begun.unwrap_or_else(|| cx.monotonic());
+            let last = attempt + 1 >= ATTEMPTS || cx.monotonic().saturating_sub(since) > PATIENCE;
             match fault {
                 Fault::Passing(e) if !last => {
                     tracing::info!(attempt, error = %e.chain(), "cannot {what}; trying again");
@@ -242,12 +270,12 @@ impl Sink for ObjectSink {
             let (store, path) = (Arc::clone(&self.store), path.clone());
             let whole = wanted.is_none();
             async move {
-                let got = store.get_opts(&path, options).await?;
+                let got = in_time(store.get_opts(&path, options)).await?;
                 let size = got.meta.size;
                 if only_length || (whole && size > MAX_OBJECT) {
                     return Ok((size, Bytes::new()));
                 }
-                Ok((size, got.bytes().await?))
+                Ok((size, body(got, &path).await?))
             }
         };
         let (answer, _) = self.ask(cx, "read the object", key, request).await?;
@@ -329,6 +357,31 @@ impl Sink for ObjectSink {
     }
 }
 
+/// What a store is waited for, so long as it says nothing at all.
+async fn in_time<T>(
+    answer: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| {
+        let source = format!("the store said nothing for {} seconds", SILENCE.as_secs()).into();
+        Err(object_store::Error::Generic { store: "store", source })
+    })
+}
+
+/// The bytes of an answer: never more than an object has, whatever the store says about its length.
+async fn body(got: GetResult, path: &Path) -> object_store::Result<Bytes> {
+    let expected = got.range.end.saturating_sub(got.range.start).min(MAX_OBJECT);
+    let mut pieces = got.into_stream();
+    let mut bytes = BytesMut::with_capacity(usize::try_from(expected).unwrap_or(0));
+    while let Some(piece) = in_time(pieces.next().map(Option::transpose)).await? {
+        if bytes.len() as u64 + piece.len() as u64 > expected {
+            let source = format!("the answer for {path} is longer than the store says").into();
+            return Err(object_store::Error::Generic { store: "store", source });
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
 type Pages = futures_util::stream::BoxStream<'static, object_store::Result<ObjectMeta>>;
 
 /// Begins a listing behind an object, or from the first.
@@ -349,7 +402,8 @@ impl Listing {
                 Some(pages) => pages,
                 None => self.open.insert((self.begin)(self.after.as_ref())),
             };
-            match cx.run(async { Ok(pages.next().await) }).await? {
+            let next = in_time(pages.next().map(Option::transpose));
+            match cx.run(async { Ok(next.await.transpose()) }).await? {
                 None => return Ok(None),
                 Some(Ok(meta)) => {
                     self.after = Some(meta.location.clone());

@@ -12,13 +12,14 @@ use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 const LARGEST: u64 = 1 << 20;
 
 /// Ways to a credential that are another program's.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 7] = [
     "sso_session",
     "sso_start_url",
     "role_arn",
     "credential_process",
     "web_identity_token_file",
     "credential_source",
+    "login_session",
 ];
 
 /// The settings of a profile, by the names of the files.
@@ -31,8 +32,9 @@ pub(super) struct Places {
     pub(super) config: PathBuf,
 }
 
-/// Read a profile. `None` if neither file has it.
-pub(super) fn read(places: &Places, name: &str) -> Result<Option<Profile>> {
+/// Read a profile. `None` if neither file has it. Whoever needs no credentials of it may have one that has them
+/// from elsewhere.
+pub(super) fn read(places: &Places, name: &str, for_credentials: bool) -> Result<Option<Profile>> {
     let mut found: Option<Profile> = None;
     // What the credentials file says counts more.
     for (path, section) in [
@@ -48,7 +50,9 @@ pub(super) fn read(places: &Places, name: &str) -> Result<Option<Profile>> {
         }
     }
     let Some(profile) = found else { return Ok(None) };
-    if !profile.contains_key("aws_access_key_id")
+    // Keys beside a role are those with which the role is taken, and not the role's.
+    if for_credentials
+        && (!profile.contains_key("aws_access_key_id") || profile.contains_key("role_arn"))
         && let Some(way) = ELSEWHERE.iter().find(|k| profile.contains_key(**k))
     {
         return Err(Error::new(
@@ -135,10 +139,10 @@ mod tests {
             credentials: dir.path().join("credentials"),
             config: dir.path().join("config"),
         };
-        assert!(read(&places, "shop").unwrap().is_none());
+        assert!(read(&places, "shop", true).unwrap().is_none());
         std::fs::write(&places.config, "[profile shop]\nsso_session = corp\nregion = eu-west-1\n")
             .unwrap();
-        let e = read(&places, "shop").unwrap_err();
+        let e = read(&places, "shop", true).unwrap_err();
         assert_eq!(e.reason(), Reason::Unsupported);
         assert!(
             e.message().contains("sso_session") && e.message().contains("export-credentials"),
@@ -149,7 +153,7 @@ mod tests {
             "[shop]\naws_access_key_id = A\naws_secret_access_key = B\n",
         )
         .unwrap();
-        let shop = read(&places, "shop").unwrap().unwrap();
+        let shop = read(&places, "shop", true).unwrap().unwrap();
         assert_eq!(
             (shop["region"].as_str(), shop["aws_access_key_id"].as_str()),
             ("eu-west-1", "A")

@@ -3,26 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use object_store::ClientOptions;
-use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::path::Path;
 use snapkit_core::error::{Error, Reason, Result};
 
-use super::ObjectSink;
 use super::profile::{self, Places};
+use super::{ObjectSink, url};
 use crate::settings::Settings;
-
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// How long a store may be silent in the middle of an answer.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// How long one request may take: 64 MiB at 1 Mbit/s.
-const REQUEST: Duration = Duration::from_secs(600);
 
 /// The variables, completed by those of the profile where they do not say it themselves.
 fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
@@ -30,9 +17,7 @@ fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
     let get = |name: &str| settings.get(name);
     let named = get("AWS_PROFILE").or_else(|| get("AWS_DEFAULT_PROFILE"));
     let given = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"];
-    if named.is_none() && given.iter().any(|name| get(name).is_some()) {
-        return Ok(all);
-    }
+    let has_credentials = named.is_none() && given.iter().any(|name| get(name).is_some());
     let place = |variable: &str, file: &str| {
         let in_home = || settings.home().map(|home| home.join(".aws").join(file));
         get(variable).map(PathBuf::from).or_else(in_home).unwrap_or_default()
@@ -42,7 +27,8 @@ fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
         config: place("AWS_CONFIG_FILE", "config"),
     };
     let name = named.unwrap_or("default");
-    let Some(profile) = profile::read(&places, name)? else {
+    // Of a profile whose credentials are not needed it does not matter where it has them from.
+    let Some(profile) = profile::read(&places, name, !has_credentials)? else {
         return match named {
             None => Ok(all),
             Some(name) => Err(Error::new(
@@ -53,7 +39,7 @@ fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
             .with("config", places.config.display())),
         };
     };
-    if named.is_some() {
+    if named.is_some() && profile.contains_key("aws_access_key_id") {
         // A profile that is asked for by name counts more than keys that happen to be set.
         for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
             all.remove(name);
@@ -67,6 +53,9 @@ fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
         ("endpoint_url", "AWS_ENDPOINT_URL"),
     ] {
         if let Some(value) = profile.get(setting) {
+            if has_credentials && setting.starts_with("aws_") {
+                continue;
+            }
             let known = variable == "AWS_REGION" && all.contains_key("AWS_DEFAULT_REGION");
             if !known {
                 all.entry(variable.to_owned()).or_insert_with(|| value.clone());
@@ -76,46 +65,39 @@ fn complete(settings: &Settings) -> Result<BTreeMap<String, String>> {
     Ok(all)
 }
 
-/// The bucket and what is below it of `s3://BUCKET/PREFIX`.
-fn parts(url: &str) -> Result<(&str, Path)> {
-    let bad = |why: &str| Error::invalid(format!("{why}: write s3://BUCKET/PREFIX"));
-    let rest = url
-        .get(..5)
-        .filter(|scheme| scheme.eq_ignore_ascii_case("s3://"))
-        .map(|_| &url[5..])
-        .ok_or_else(|| bad("this is no URL of S3"))?;
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if bucket.contains('@') {
-        // The rest may hold a secret: it is not repeated.
-        return Err(bad("credentials do not belong into a URL"));
+/// What the tools of AWS know and this client does not: to be silent about it would end at another place, or with
+/// other credentials.
+const NOT_KNOWN: [(&str, &str); 5] = [
+    ("AWS_CA_BUNDLE", "add the certificate to those that the system trusts"),
+    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "set AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+    ("AWS_S3_EXPRESS", "use a bucket of another storage class"),
+    ("AWS_USE_FIPS_ENDPOINT", "set AWS_ENDPOINT_URL to that endpoint"),
+    ("AWS_USE_DUALSTACK_ENDPOINT", "set AWS_ENDPOINT_URL to that endpoint"),
+];
+
+fn refuse_unknown(variables: &BTreeMap<String, String>) -> Result<()> {
+    let is_on =
+        |name: &str| variables.get(name).is_some_and(|value| !value.eq_ignore_ascii_case("false"));
+    if let Some((name, instead)) = NOT_KNOWN.iter().find(|(name, _)| is_on(name)) {
+        let what = format!("{name} is not known here: {instead}, and unset it");
+        return Err(Error::new(Reason::Unsupported, what));
     }
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if bucket.len() < 3 || bucket.len() > 255 || !bucket.chars().all(fits) {
-        return Err(bad("the URL names no bucket"));
+    if is_on("AWS_SSE_KMS_KEY_ID") && !is_on("AWS_SERVER_SIDE_ENCRYPTION") {
+        let what = "AWS_SSE_KMS_KEY_ID needs AWS_SERVER_SIDE_ENCRYPTION=aws:kms";
+        return Err(Error::new(Reason::InvalidConfig, what));
     }
-    if url.contains(['?', '#']) {
-        return Err(bad("a repository's URL has no query and no fragment"));
-    }
-    let prefix = Path::parse(prefix.trim_end_matches('/'))
-        .map_err(|e| bad("the URL's path has empty, relative or odd parts").caused_by(e))?;
-    Ok((bucket, prefix))
+    Ok(())
 }
 
-pub(super) fn open(url: &str, settings: &Settings) -> Result<ObjectSink> {
-    let (bucket, prefix) = parts(url)?;
+pub(super) fn open(text: &str, settings: &Settings) -> Result<ObjectSink> {
+    let (bucket, prefix) = url::parts(text, "s3")?;
     let variables = complete(settings)?;
+    refuse_unknown(&variables)?;
     let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
         .iter()
         .find_map(|name| variables.get(*name));
-    let mut location = format!("s3://{bucket}");
-    if !prefix.as_ref().is_empty() {
-        location.push('/');
-        location.push_str(prefix.as_ref());
-    }
-    let mut client = ClientOptions::new()
-        .with_connect_timeout(CONNECT)
-        .with_read_timeout(SILENCE)
-        .with_timeout(REQUEST);
+    let mut location = url::location("s3", bucket, &prefix);
+    let mut client = url::client();
     if let Some(endpoint) = endpoint {
         let (scheme, host) = endpoint.split_once("://").ok_or_else(|| {
             Error::new(Reason::InvalidConfig, "AWS_ENDPOINT_URL is no URL: write https://HOST:PORT")
@@ -146,13 +128,9 @@ pub(super) fn open(url: &str, settings: &Settings) -> Result<ObjectSink> {
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         // One at a time: whoever may delete one object need not be allowed to delete many.
         .with_disable_bulk_delete(true)
-        // Attempts are counted where they can be cancelled.
-        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+        .with_retry(url::no_retries())
         .build()
-        .map_err(|e| {
-            let told = Error::new(Reason::InvalidConfig, "the store cannot be used like this");
-            told.with("location", &location).caused_by(e)
-        })?;
+        .map_err(|e| url::unusable(&location, e))?;
     Ok(ObjectSink::new(Arc::new(store), prefix, location, settings.requests()))
 }
 
@@ -165,24 +143,17 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_apart() {
-        let (bucket, prefix) = parts("s3://acme-backups/shop/a b/").unwrap();
-        assert_eq!((bucket, prefix.as_ref()), ("acme-backups", "shop/a b"));
-        assert_eq!(parts("S3://acme").unwrap().1.as_ref(), "");
-        for bad in [
-            "s3://",
-            "s3:///x",
-            "s3://ab",
-            "s3://a b/",
-            "s3://acme/../x",
-            "s3://acme/a//b",
-            "s3://acme?x",
-            "é",
-        ] {
-            assert_eq!(parts(bad).unwrap_err().reason(), Reason::InvalidArgument, "{bad}");
-        }
-        let e = parts("s3://key:hunter2@acme/x").unwrap_err();
-        assert!(!format!("{e:?}").contains("hunter2"));
+    fn what_is_not_known_is_refused_with_the_way_round() {
+        let e =
+            |variables: &[(&str, &str)]| open("s3://acme", &settings(variables, None)).unwrap_err();
+        let bundle = e(&[("AWS_CA_BUNDLE", "/x.pem")]);
+        assert_eq!(bundle.reason(), Reason::Unsupported);
+        assert!(bundle.message().contains("the system trusts"), "{bundle}");
+        let kms = e(&[("AWS_SSE_KMS_KEY_ID", "k")]);
+        assert_eq!(kms.reason(), Reason::InvalidConfig);
+        let on = [("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms"), ("AWS_SSE_KMS_KEY_ID", "k")];
+        open("s3://acme", &settings(&on, None)).unwrap();
+        open("s3://acme", &settings(&[("AWS_USE_FIPS_ENDPOINT", "false")], None)).unwrap();
     }
 
     #[test]
@@ -217,6 +188,8 @@ mod tests {
         assert_eq!(of(&[], "AWS_ACCESS_KEY_ID"), "D");
         assert_eq!(of(&[("AWS_DEFAULT_REGION", "mine")], "AWS_REGION"), "");
         assert_eq!(of(&[("AWS_ACCESS_KEY_ID", "mine")], "AWS_ACCESS_KEY_ID"), "mine");
+        assert_eq!(of(&[("AWS_ACCESS_KEY_ID", "mine")], "AWS_SECRET_ACCESS_KEY"), "");
+        assert_eq!(of(&[("AWS_ACCESS_KEY_ID", "mine")], "AWS_REGION"), "r1");
         let both = [("AWS_ACCESS_KEY_ID", "mine"), ("AWS_PROFILE", "shop")];
         assert_eq!(of(&both, "AWS_ACCESS_KEY_ID"), "A");
         assert_eq!(of(&both, "AWS_SECRET_ACCESS_KEY"), "B");
