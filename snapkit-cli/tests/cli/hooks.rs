@@ -1,9 +1,10 @@
 //! Hooks, probes, and runs that meet.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use insta::assert_snapshot;
+use snapkit_core::context::{Environment as _, System};
 
 use crate::support::TestEnv;
 
@@ -144,13 +145,13 @@ fn a_hook_that_fails_afterwards_is_told_and_the_snapshot_stands() {
 fn a_hook_that_hangs_is_ended_with_all_that_it_started() {
     let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./hang\"]\ntimeout = \"1s\"");
     script(&env, "hang", "sleep 1234 &\necho $! > child\nwait");
-    let begun = Instant::now();
+    let clock = System::new();
     assert_snapshot!(env.run(["create", "-q"]), @"
     --- stderr
     error: hook before:freeze did not end within 1s and was ended (program=./hang)
     --- exit 1
     ");
-    assert!(begun.elapsed() < Duration::from_secs(8));
+    assert!(clock.monotonic() < Duration::from_secs(8));
     let child = env.read("work/child");
     let alive = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
     assert!(alive.is_err() || alive.is_ok_and(|stat| stat.contains(") Z ")), "{child}");
@@ -161,9 +162,9 @@ fn a_hook_that_hangs_is_ended_with_all_that_it_started() {
 fn a_service_that_a_hook_starts_lives_on() {
     let env = stack("[[hook]]\non = \"after:thaw\"\nrun = [\"./start\"]");
     script(&env, "start", "sleep 30 &\necho $! > child\necho started");
-    let begun = Instant::now();
+    let clock = System::new();
     assert!(env.run(["create", "-q"]).is_success());
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(clock.monotonic() < Duration::from_secs(10));
     let child = env.read("work/child");
     assert!(std::path::Path::new("/proc").join(child.trim()).exists());
     let kill = std::process::Command::new("kill").arg(child.trim()).status();
@@ -283,9 +284,9 @@ fn two_runs_of_one_stack_do_not_meet() {
     let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./wait\"]");
     script(&env, "wait", "touch waiting; while [ ! -e go ]; do sleep 0.05; done");
     let mut first = env.command(["create", "-q"]).spawn().unwrap();
-    let begun = Instant::now();
+    let clock = System::new();
     while !env.path("work/waiting").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the first run does not begin");
+        assert!(clock.monotonic() < Duration::from_secs(20), "the first run does not begin");
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = env.run(["create"]);

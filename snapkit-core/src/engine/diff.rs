@@ -287,10 +287,8 @@ fn difference(before: &TreeEntry, after: &TreeEntry, same_content: bool) -> Opti
     use EntryKind as K;
     match (&before.kind, &after.kind) {
         (K::File { .. }, K::File { .. }) if !same_content => return Some(Change::Content),
-        (K::File { size: a, extents: x }, K::File { size: b, extents: y }) => {
-            if a != b || x != y {
-                return Some(Change::Content);
-            }
+        (K::File { size: a, extents: x }, K::File { size: b, extents: y }) if (a, x) != (b, y) => {
+            return Some(Change::Content);
         }
         (K::Symlink { target: a }, K::Symlink { target: b }) if a != b => {
             return Some(Change::Content);

@@ -182,7 +182,7 @@ impl Restore for StreamRestore {
                     Ok(tally) => report.facts = tally.facts(Standing::Observed),
                     // The restore is done, and how to undo it must be told.
                     Err(e) => {
-                        report.problems.push(format!("it could not be read back: {}", e.chain()))
+                        report.problems.push(format!("it could not be read back: {}", e.chain()));
                     }
                 }
             }

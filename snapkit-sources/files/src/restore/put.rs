@@ -245,7 +245,7 @@ impl<'a> Put<'a> {
                 return Err(corrupt("a file comes without content", &entry.path));
             }
             Content::None | Content::Verified => {
-                todo.ready.push(Ready { entry, bytes: Bytes::new(), slot })
+                todo.ready.push(Ready { entry, bytes: Bytes::new(), slot });
             }
             Content::Deferred if expected <= SMALL_FILE => todo.small.push((entry, slot)),
             Content::Deferred => todo.large.push((entry, slot)),
