@@ -88,10 +88,15 @@ fn invalid(what: impl Into<String>) -> Error {
 }
 
 fn duration(text: Option<&String>, key: &str, usual: Duration) -> Result<Duration> {
-    text.map_or(Ok(usual), |text| {
-        crate::format::parse_duration(text)
-            .map_err(|e| invalid(format!("`{key}`: {}", e.message())))
-    })
+    let Some(text) = text else { return Ok(usual) };
+    crate::format::parse_duration(text).map_err(|e| invalid(format!("`{key}`: {}", e.message())))
+}
+
+fn timeout(text: Option<&String>, usual: Duration) -> Result<Duration> {
+    match duration(text, "timeout", usual)? {
+        Duration::ZERO => Err(invalid("`timeout` must not be nothing: no program ends at once")),
+        timeout => Ok(timeout),
+    }
 }
 
 impl HookSection {
@@ -116,7 +121,7 @@ impl HookSection {
         if self.run.first().is_none_or(String::is_empty) {
             return Err(invalid("`run` names no program"));
         }
-        let timeout = duration(self.timeout.as_ref(), "timeout", HOOK_TIMEOUT)?;
+        let timeout = timeout(self.timeout.as_ref(), HOOK_TIMEOUT)?;
         Ok(Hook { on, run: self.run, timeout })
     }
 }
@@ -146,7 +151,7 @@ impl ProbeSection {
         Ok(ProbeConfig {
             name,
             ask,
-            timeout: duration(self.timeout.as_ref(), "timeout", PROBE_TIMEOUT)?,
+            timeout: timeout(self.timeout.as_ref(), PROBE_TIMEOUT)?,
             within: duration(self.within.as_ref(), "within", PROBE_PATIENCE)?,
         })
     }
@@ -207,7 +212,6 @@ fn judge(program: &Program<'_>, ended: &Ended, may_refuse: bool) -> Result<()> {
             let what = format!("{} asks to try again later", program.what);
             return Err(said(Error::new(Reason::NotNow, what).with("program", name), ended));
         }
-        Some(NOT_NOW) => return Ok(()),
         _ => {}
     }
     let what = format!("{} failed: {}", program.what, ended.status);

@@ -36,6 +36,9 @@ impl<'a> Wanted<'a> {
         };
         let mut set = GlobSetBuilder::new();
         for glob in &selection.include {
+            if glob.is_empty() {
+                return Err(Error::invalid("an empty glob would choose everything"));
+            }
             // Without a slash it speaks of names, anywhere.
             let full = match glob.contains('/') {
                 true => glob.trim_start_matches('/').to_owned(),

@@ -68,6 +68,13 @@ pub(crate) async fn run(app: &App, args: DiffArgs) -> Result<Exit> {
         }
         None => None,
     };
+    if let Some(partial) = after.filter(|after| after.verdict != CaptureVerdict::Complete) {
+        app.output.warn(format!(
+            "the snapshot {} is {}: what it lacks is told as gone; `snapkit show` lists it",
+            partial.id.short(),
+            partial.verdict.as_str()
+        ));
+    }
     let named = spec.find(before)?;
     let (only, below) = match &named {
         Some(named) => (Some(named.source), named.path.as_ref()),

@@ -127,6 +127,9 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
 fn globs(args: &FindArgs) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for glob in &args.globs {
+        if glob.is_empty() {
+            return Err(Error::invalid("an empty glob would match everything"));
+        }
         // Without a slash it speaks of names, anywhere.
         let full = match glob.contains('/') {
             true => glob.trim_start_matches('/').to_owned(),

@@ -68,13 +68,17 @@ fn what_differs_is_told() {
     ");
     let sub = format!("old:files/{}", env.in_tree("data/sub"));
     assert_snapshot!(env.run(["diff", &sub, "new"]), @"
-    --- stdout
-      tree.attributes was [HEX], is [HEX]
-      tree.bytes was 20, is 29
-      tree.files was 4, is 5
-      tree.structure was [HEX], is [HEX]
+    --- stderr
+    files: 1 artifact is the same
+    nothing differs
     --- exit 0
     ");
+    let nowhere = format!("old:files/{}", env.in_tree("data/nowhere"));
+    for args in [&["diff", &nowhere, "new"][..], &["diff", &nowhere]] {
+        let missing = env.run(args);
+        assert_eq!(missing.code(), Some(1), "{missing}");
+        assert!(missing.stderr.contains("on either side"), "{missing}");
+    }
     let json = env.run(["diff", "old:files", "new", "--json"]).json();
     assert_eq!(json[0]["change"], "content", "{json}");
     assert_eq!(json[5]["summary"][0]["artifacts"][0]["added"], 1, "{json}");
@@ -450,6 +454,35 @@ fn digests_are_those_of_sha256sum() {
     // A database that is captured again has one again, and one that was not asked for is not told.
     assert!(env.run(["create", "-q", "app.db"]).is_success());
     assert!(!env.run(["show", "latest"]).text().contains("sha256"));
+}
+
+/// A variable that is not set must not leave out everything.
+#[test]
+fn an_empty_pattern_matches_nothing() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    for pattern in ["", "/", "!"] {
+        assert!(env.run(["create", "-q", "data", "--exclude", pattern]).is_success());
+        assert!(env.run(["ls", "-R", "latest"]).text().contains("b.bin"), "{pattern:?}");
+    }
+    assert_eq!(env.run(["find", ""]).code(), Some(2));
+    assert_eq!(env.run(["restore", "latest", "--target", "out", "--include", ""]).code(), Some(2));
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_not_gone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let env = TestEnv::with_repository();
+    env.sample();
+    assert!(env.run_as_nobody(&["create", "-q", "data", "--name", "x"]).is_success());
+    let closed = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(env.path("work/data/sub"), closed).unwrap();
+    let live = env.run_as_nobody(&["diff", "x"]);
+    assert_eq!(live.code(), Some(3), "{live}");
+    assert!(!live.text().contains("- files/") && live.stderr.contains("sub"), "{live}");
+    assert_eq!(env.run_as_nobody(&["create", "-q", "data", "--name", "y"]).code(), Some(3));
+    let stored = env.run_as_nobody(&["diff", "x", "y"]);
+    assert!(stored.stderr.contains("is partial"), "{stored}");
 }
 
 /// As cron starts it: with next to nothing in its environment, and from another directory.

@@ -139,6 +139,9 @@ fn a_hook_that_fails_afterwards_is_told_and_the_snapshot_stands() {
     --- exit 1
     ");
     assert!(env.run(["show", "latest"]).is_success());
+    // Nothing is to be tried later any more.
+    script(&env, "refuse", "exit 75");
+    assert_eq!(env.run(["create", "-q"]).code(), Some(1));
 }
 
 #[test]
@@ -263,6 +266,7 @@ fn what_makes_no_sense_is_refused() {
         ("[[hook]]\non = \"failed\"\nrun = []", "`run` names no program"),
         ("[[hook]]\non = []\nrun = [\"x\"]", "`on` names no moment"),
         ("[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"soon\"", "`timeout`"),
+        ("[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"0s\"", "must not be nothing"),
         ("[[hook]]\non = \"failed\"\nruns = [\"x\"]", "runs"),
         ("[[probe]]\nname = \"x\"", "either `run` or `http`"),
         ("[[probe]]\nrun = [\"x\"]\nstatus = 200", "for `http`"),

@@ -19,7 +19,7 @@ use crate::engine::Repository;
 use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
 use crate::engine::read::ChunkReader;
 use crate::entries::StoredEntry;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::facts::Difference;
 use crate::id::ChunkId;
 use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, SourceRecord};
@@ -127,7 +127,10 @@ impl Repository {
             };
             diff.artifacts.push(found);
         }
-        diff.facts = before.facts.compare(&after.facts).differences;
+        // Facts speak of the whole.
+        if below.is_none() {
+            diff.facts = before.facts.compare(&after.facts).differences;
+        }
         Ok(diff)
     }
 
@@ -148,7 +151,9 @@ impl Repository {
         match compared {
             Ok(()) => {
                 let report = ending(cx, capture.finish(cx)).await?;
-                diff.facts = before.facts.compare(&report.facts).differences;
+                if below.is_none() {
+                    diff.facts = before.facts.compare(&report.facts).differences;
+                }
                 Ok(diff)
             }
             Err(e) => {
@@ -207,11 +212,11 @@ async fn stored(
         }
         (ContentRef::Tree { entries: old, .. }, ContentRef::Tree { entries: new, .. }) => {
             // Equal names of chunks are equal trees.
-            if old == new {
+            if old == new && below.is_none() {
                 diff.differs = false;
                 return Ok(diff);
             }
-            let mut tally = Tally { name, diff: &mut diff, below, on_change };
+            let mut tally = Tally::new(name, &mut diff, below, on_change);
             let mut old = Cursor::new(reader.entries(cx, old));
             let mut new = reader.entries(cx, new);
             while let Some(entry) = cx.run(new.try_next()).await? {
@@ -225,6 +230,7 @@ async fn stored(
                 }
             }
             old.finish(cx, &mut tally).await?;
+            tally.check()?;
             diff.settle();
         }
         // A stream is a tree now, or the other way round.
@@ -245,9 +251,39 @@ struct Tally<'a, 'b> {
     diff: &'a mut ArtifactDiff,
     below: Option<&'a EntryPath>,
     on_change: &'a mut OnChange<'b>,
+    /// Whether anything lies below, on either side.
+    seen: bool,
+    /// The last place that could not be looked into: what it holds is not gone.
+    closed: Option<EntryPath>,
 }
 
-impl Tally<'_, '_> {
+impl<'a, 'b> Tally<'a, 'b> {
+    fn new(
+        name: &'a ArtifactName,
+        diff: &'a mut ArtifactDiff,
+        below: Option<&'a EntryPath>,
+        on_change: &'a mut OnChange<'b>,
+    ) -> Self {
+        Self { name, diff, below, on_change, seen: false, closed: None }
+    }
+
+    fn is_outside(&mut self, path: &EntryPath) -> bool {
+        let is_outside = self.below.is_some_and(|below| !path.starts_with(below));
+        self.seen |= !is_outside;
+        is_outside
+    }
+
+    /// That there is what was asked about.
+    fn check(&self) -> Result<()> {
+        match self.below.filter(|_| !self.seen) {
+            Some(below) => {
+                let what = format!("there is no {below} on either side");
+                Err(Error::new(Reason::NotFound, what).with("artifact", self.name))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn add(
         &mut self,
         change: Change,
@@ -255,7 +291,8 @@ impl Tally<'_, '_> {
         after: Option<&TreeEntry>,
     ) -> Result<()> {
         let Some(entry) = before.or(after) else { return Ok(()) };
-        if self.below.is_some_and(|below| !entry.path.starts_with(below)) {
+        let is_closed = self.closed.as_ref().is_some_and(|closed| entry.path.starts_with(closed));
+        if self.is_outside(&entry.path) || (change == Change::Removed && is_closed) {
             return Ok(());
         }
         match change {
@@ -263,7 +300,10 @@ impl Tally<'_, '_> {
             Change::Removed => self.diff.removed += 1,
             _ => self.diff.changed += 1,
         }
-        let len = |entry: Option<&TreeEntry>| entry.map_or(0, |e| e.kind.content_len());
+        let len = |entry: Option<&TreeEntry>| match entry.map(|e| &e.kind) {
+            Some(EntryKind::File { size, .. }) => *size,
+            _ => 0,
+        };
         let told = EntryChange {
             path: entry.path.display(),
             change,
@@ -274,6 +314,7 @@ impl Tally<'_, '_> {
     }
 
     fn compare(&mut self, before: &TreeEntry, after: &TreeEntry, same: bool) -> Result<()> {
+        self.is_outside(&after.path);
         match difference(before, after, same) {
             Some(change) => self.add(change, Some(before), Some(after)),
             None => Ok(()),
@@ -427,7 +468,7 @@ async fn compare_live(
                     || live.digest != digest_of(cx, reader, &content).await?;
             }
             (Body::Tree(tree), Some(ContentRef::Tree { entries, .. })) => {
-                let mut tally = Tally { name: &meta.name, diff: &mut found, below, on_change };
+                let mut tally = Tally::new(&meta.name, &mut found, below, on_change);
                 let mut old = Cursor::new(reader.entries(cx, entries));
                 let after = live_tree(
                     cx,
@@ -440,6 +481,7 @@ async fn compare_live(
                 )
                 .await?;
                 old.finish(cx, &mut tally).await?;
+                tally.check()?;
                 found.after = Some(after);
                 found.settle();
             }
@@ -474,6 +516,7 @@ async fn live_tree(
                 TreeItem::Problem(path, e) => {
                     // It is there, and how it is cannot be told.
                     drop(old.advance(cx, &path, tally).await?);
+                    tally.closed = Some(path.clone());
                     problems.push(format!("{path}: {}", e.chain()));
                     continue;
                 }

@@ -81,6 +81,9 @@ impl Chosen {
         };
         let mut set = GlobSetBuilder::new();
         for glob in &selection.include {
+            if glob.is_empty() {
+                return Err(Error::invalid("an empty glob would choose everything"));
+            }
             // Without a slash it speaks of names, anywhere.
             let full = if glob.contains('/') {
                 glob.trim_start_matches('/').to_owned()

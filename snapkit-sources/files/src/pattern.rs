@@ -114,6 +114,10 @@ impl Builder {
             Some(rest) => (true, rest),
             None => (false, rest),
         };
+        // As in .gitignore what is blank matches nothing, and must not leave out everything.
+        if rest.trim_start_matches('/').is_empty() {
+            return Ok(());
+        }
         let anchored = rest.contains('/');
         let glob = match rest.strip_prefix('/') {
             Some(rest) => rest.to_owned(),
