@@ -151,7 +151,8 @@ mod tests {
         assert_eq!(time(Timestamp(1_768_487_400_999_999_999)), "2026-01-15T14:30:00Z");
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(parse_duration("2m").unwrap(), Duration::from_secs(120));
-        for bad in ["", "10", "s", "1.5s", "1d", "99999999999999999999h"] {
+        assert_eq!(parse_duration("7d").unwrap(), Duration::from_secs(7 * 86_400));
+        for bad in ["", "10", "s", "1.5s", "1w", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -135,7 +135,7 @@ fn a_place_that_cannot_hold_one_is_refused() {
     assert!(env.files("home", ".key").is_empty());
     assert_snapshot!(env.run(["init", "-r", "ftp://host/x"]), @"
     --- stderr
-    error: repositories at ftp:// URLs are not known here; known are a path, file:///PATH, s3://BUCKET/PREFIX and memory://
+    error: repositories at ftp:// URLs are not known here; known are a path, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX and memory://
     --- exit 1
     ");
     assert_snapshot!(env.run(["init", "-r", ""]), @"
