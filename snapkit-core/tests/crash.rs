@@ -276,9 +276,10 @@ async fn a_create_whose_disk_loses_power_at_any_operation_loses_nothing() {
         lab.create().await.unwrap();
         disk.operations()
     };
-    // Every other operation of the run, and the moment after its end.
+    // Every other operation of the run, and moments after its end: frames are spread over packs at random, so that a
+    // run may have a few operations more.
     let (mut committed, mut died) = (0, 0);
-    for k in (1..=count).step_by(2).chain([count + 1, count + 100]) {
+    for k in (1..=count).step_by(2).chain([count + 50, count + 100]) {
         let dying = disk.fork();
         let lab = stage.lab.fork_on(local(&cx, &dying).await);
         let repository = lab.open().await.unwrap();
