@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use snapkit_core::frame::FrameCodec;
+use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::ledger::{StoredManifest, line_key};
 use snapkit_core::manifest::LineState;
 use snapkit_core::memory::MemorySink;
@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     if bytes.is_empty() {
         return;
     }
-    let mut frame = FrameCodec::new(false).encode(bytes, 1).unwrap();
+    let mut frame = FrameCodec::new(false).encode(bytes, Effort::Level(1)).unwrap();
     sealer.seal(0, &mut frame).unwrap();
     object.extend_from_slice(&1u32.to_le_bytes());
     object.extend_from_slice(&(frame.len() as u32).to_le_bytes());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use snapkit_core::context::Timestamp;
 use snapkit_core::entries::{StoredEntry, encode_entry};
-use snapkit_core::frame::FrameCodec;
+use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::id::ChunkId;
 use snapkit_core::manifest::{ChunkList, ChunkRef};
 use snapkit_core::tree::{EntryKind, EntryPath, Extent, TreeEntry};
@@ -46,8 +46,8 @@ fn main() -> std::io::Result<()> {
 
     let codec = FrameCodec::new(true);
     let text = b"all work and no play ".repeat(50);
-    put("frame", "text", &codec.encode(&text, 3).unwrap())?;
-    put("frame", "raw", &codec.encode(&[1, 2, 3], 3).unwrap())?;
+    put("frame", "text", &codec.encode(&text, Effort::Level(3)).unwrap())?;
+    put("frame", "raw", &codec.encode(&[1, 2, 3], Effort::Level(3)).unwrap())?;
 
     // A trailer of one frame with one chunk, and of none.
     let mut trailer = Vec::new();

@@ -215,7 +215,8 @@ impl Context {
     /// A context from its parts.
     #[must_use]
     pub fn new(environment: Arc<dyn Environment>, progress: Arc<dyn Progress>) -> Self {
-        let threads = environment.parallelism().map_or(1, NonZeroUsize::get);
+        // One more than there are cores: it begins while another's thread is being put to sleep or woken.
+        let threads = environment.parallelism().map_or(1, |n| n.get() + 1);
         Self {
             environment,
             cancel: CancellationToken::new(),

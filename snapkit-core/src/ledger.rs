@@ -17,7 +17,7 @@ use crate::codec::{Reader, WriteExt, len32};
 use crate::context::Context;
 use crate::credential::Credential;
 use crate::error::{Error, Reason, Result};
-use crate::frame::{DEFAULT_LEVEL, FrameCodec, MAX_STORED_FRAME};
+use crate::frame::{DEFAULT_LEVEL, Effort, FrameCodec, MAX_STORED_FRAME};
 use crate::id::{SnapshotId, to_hex};
 use crate::key::Key;
 use crate::manifest::{
@@ -106,7 +106,7 @@ impl StoredManifest {
         let mut table = Vec::new();
         let mut frames = Vec::new();
         for (number, raw) in json.chunks(DOCUMENT_FRAME).enumerate() {
-            let mut frame = self.codec.encode(raw, DEFAULT_LEVEL)?;
+            let mut frame = self.codec.encode(raw, Effort::Level(DEFAULT_LEVEL))?;
             sealer.seal(number as u64, &mut frame)?;
             table.put_u32(len32(frame.len())?);
             table.put_u32(len32(raw.len())?);

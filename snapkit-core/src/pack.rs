@@ -256,7 +256,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::FrameCodec;
+    use crate::frame::{Effort, FrameCodec};
     use crate::seal::{ReaderKey, generate_key_pair};
     use crate::secret::Secret;
 
@@ -280,7 +280,9 @@ mod tests {
         for n in 1..4u8 {
             let raw = vec![n; 1000];
             let chunk = ChunkRef { id: ChunkId([n; 32]), len: 500 };
-            builder.append(codec.encode(&raw, 3).unwrap(), vec![chunk, chunk]).unwrap();
+            builder
+                .append(codec.encode(&raw, Effort::Level(3)).unwrap(), vec![chunk, chunk])
+                .unwrap();
         }
         let (bytes, contents) = builder.finish().unwrap();
         assert_eq!(padme(bytes.len() as u64), bytes.len() as u64);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use lab::Lab;
 use snapkit_core::engine::Scope;
 use snapkit_core::error::Reason;
-use snapkit_core::frame::FrameCodec;
+use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::index::segment::TableBuilder;
 use snapkit_core::key::Key;
 use snapkit_core::ledger::{MAX_SNAPSHOT_VALUES, line_key};
@@ -37,7 +37,7 @@ async fn commit(lab: &Lab, snapshot: &Snapshot, document: &[u8]) {
         credential.writer.begin(&lab.cx, ObjectType::Snapshot, key.as_str()).unwrap();
     let (mut table, mut frames) = (Vec::new(), Vec::new());
     for (number, raw) in document.chunks(4 << 20).enumerate() {
-        let mut frame = FrameCodec::new(false).encode(raw, 3).unwrap();
+        let mut frame = FrameCodec::new(false).encode(raw, Effort::Level(3)).unwrap();
         sealer.seal(number as u64, &mut frame).unwrap();
         table.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
         table.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());

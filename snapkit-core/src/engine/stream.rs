@@ -15,11 +15,9 @@ use crate::engine::store::{StoreStats, StreamPlan, TreeStore, store_stream};
 use crate::engine::write::{Account, Writer};
 use crate::error::{Error, Reason, Result};
 use crate::facts::{Facts, Standing};
+use crate::frame::Effort;
 use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, SourceRecord};
 use crate::source::Consistency;
-
-/// Pages are compressed at a zstd level that is so much higher.
-const PAGES_EFFORT: i32 = 5;
 
 /// A source that was streamed.
 pub(crate) struct Captured {
@@ -165,10 +163,10 @@ impl Run<'_> {
                     .with("artifact", &meta.name);
                 return Err(Failure::Source(e));
             }
-            // Of a database only what changes is stored again: it pays to compress it well once.
-            let effort =
-                if matches!(meta.chunking, Chunking::Pages { .. }) { PAGES_EFFORT } else { 0 };
-            writer.set_level(self.level + effort);
+            writer.set_effort(match meta.chunking {
+                Chunking::Pages { .. } => Effort::of_pages(self.level),
+                _ => Effort::of_content(self.level),
+            });
             let mut sha256 = None;
             let content = match body {
                 Body::Bytes(stream) => {

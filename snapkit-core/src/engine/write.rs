@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::chunk::ChunkKey;
 use crate::context::{Context, Task};
 use crate::error::{Error, Result};
-use crate::frame::{DEFAULT_LEVEL, FRAME_TARGET, FrameCodec};
+use crate::frame::{DEFAULT_LEVEL, Effort, FRAME_TARGET, FrameCodec};
 use crate::id::ChunkId;
 use crate::index::segment::TableBuilder;
 use crate::index::{Index, segment_key};
@@ -141,7 +141,7 @@ pub(crate) struct Writer {
     meta: LaneWriter,
     chunks_new: u64,
     bytes_new: u64,
-    level: i32,
+    effort: Effort,
 }
 
 /// What one source has cost so far.
@@ -190,7 +190,7 @@ impl Writer {
             meta,
             chunks_new: 0,
             bytes_new: 0,
-            level: setup.level,
+            effort: Effort::of_content(setup.level),
         })
     }
 
@@ -208,9 +208,9 @@ impl Writer {
         Ok(account)
     }
 
-    /// Compress what follows at another zstd level.
-    pub(crate) fn set_level(&mut self, level: i32) {
-        self.level = level;
+    /// Compress what follows otherwise.
+    pub(crate) fn set_effort(&mut self, effort: Effort) {
+        self.effort = effort;
     }
 
     /// Take a chunk that was named; `known` if it was found to need no storing.
@@ -237,7 +237,7 @@ impl Writer {
             Lane::Data => &mut self.data,
             Lane::Meta => &mut self.meta,
         };
-        lane.level = self.level;
+        lane.effort = self.effort;
         lane.account.bytes_new.fetch_add(u64::from(chunk.len), Ordering::Relaxed);
         lane.put(&self.cx, &self.shared, chunk, content, permit).await
     }
@@ -286,7 +286,7 @@ struct LaneWriter {
     chunks: Vec<ChunkRef>,
     permit: Option<OwnedSemaphorePermit>,
     len: usize,
-    level: i32,
+    effort: Effort,
     account: Arc<Account>,
     frames: Option<mpsc::UnboundedSender<FrameJob>>,
     packer: Option<Task<()>>,
@@ -309,7 +309,7 @@ impl LaneWriter {
             chunks: Vec::new(),
             permit: None,
             len: 0,
-            level: DEFAULT_LEVEL,
+            effort: Effort::Level(DEFAULT_LEVEL),
             account: Arc::default(),
             frames: Some(sender),
             packer: Some(cx.spawn(packer.run(receiver))),
@@ -342,7 +342,7 @@ impl LaneWriter {
         let pieces = std::mem::take(&mut self.pieces);
         let chunks = std::mem::take(&mut self.chunks);
         let len = std::mem::take(&mut self.len);
-        let level = self.level;
+        let effort = self.effort;
         let account = Arc::clone(&self.account);
         let encoded = {
             let (cx, shared) = (cx.clone(), Arc::clone(shared));
@@ -350,11 +350,11 @@ impl LaneWriter {
             cx.spawn(async move {
                 task_cx
                     .compute(move || match pieces.as_slice() {
-                        [one] => shared.codec.encode(one, level),
+                        [one] => shared.codec.encode(one, effort),
                         many => {
                             let mut raw = Vec::with_capacity(len);
                             many.iter().for_each(|p| raw.extend_from_slice(p));
-                            shared.codec.encode(&raw, level)
+                            shared.codec.encode(&raw, effort)
                         }
                     })
                     .await
