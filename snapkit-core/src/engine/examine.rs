@@ -1,34 +1,24 @@
 //! Examining: object by object and chunk by chunk, with what is lost by each damage.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::StreamExt as _;
 
-use crate::artifact::Body;
 use crate::context::Context;
-use crate::engine::cut::guarded;
+use crate::engine::check::Answer;
+use crate::engine::packs::PackRead;
 use crate::engine::read::ChunkReader;
 use crate::engine::report::{Damage, VerifyReport};
-use crate::engine::select::StoredTreeReader;
 use crate::entries::decode_entry;
 use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
-use crate::manifest::{ArtifactRecord, ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
-use crate::pack::{MAX_PACK, PackContents, PackedFrame, pack_key, read_pack};
-use crate::progress::Counter;
-use crate::registry::Registry;
-use crate::seal::FrameSealer;
-use crate::source;
+use crate::manifest::{ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
+use crate::pack::pack_key;
 
 /// How many lost things are named for each damage.
 const NAMED: usize = 100;
-
-/// How many artifacts are checked by their sources at once: what one spends examining, the other reads.
-const CHECKS_AT_ONCE: usize = 2;
 
 /// Damages by object, with what is lost.
 #[derive(Default)]
@@ -340,249 +330,5 @@ impl Examination<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A pack that was read whole.
-pub(crate) struct PackRead {
-    id: PackId,
-    len: u64,
-    found: PackFindings,
-    /// The index says that more is in it than its trailer does.
-    surplus: bool,
-}
-
-/// Read packs whole, several at once, and compare every chunk with its name.
-pub(crate) async fn read_packs(
-    cx: &Context,
-    reader: &Arc<ChunkReader>,
-    mut packs: Vec<(PackId, u64)>,
-) -> Result<Vec<PackRead>> {
-    packs.sort_unstable();
-    let index = Arc::clone(reader.index());
-    let rows = &cx.blocking(move || index.rows_by_pack()).await?;
-    cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
-    // Each holds a pack, one opened frame and its raw bytes: see the memory budget. One more than computes is
-    // fetched meanwhile.
-    let concurrency = reader.sink().info().concurrency;
-    let at_once = concurrency.clamp(1, cx.parallelism().clamp(1, 2) + 1);
-    stream::iter(packs)
-        .map(|(id, size)| {
-            let reader = Arc::clone(reader);
-            async move {
-                let key = pack_key(id)?;
-                if size > MAX_PACK {
-                    let whole = Some("it is longer than a pack may be".to_owned());
-                    let found = PackFindings { whole, opaque: true, ..Default::default() };
-                    return Ok(PackRead { id, len: 0, found, surplus: false });
-                }
-                let bytes = match cx.run(reader.sink().get(cx, &key, None)).await {
-                    Ok(bytes) => bytes,
-                    Err(e) if e.is_passing() => return Err(e),
-                    Err(e) => {
-                        let whole = Some(e.chain());
-                        let found = PackFindings { whole, opaque: true, ..Default::default() };
-                        return Ok(PackRead { id, len: 0, found, surplus: false });
-                    }
-                };
-                cx.progress().add(Counter::Bytes, size);
-                let len = bytes.len() as u64;
-                let found = examine_pack(cx, &reader, id, bytes).await?;
-                // What the index says beyond that has to be tried.
-                let surplus = rows.get(&id).is_some_and(|rows| *rows > found.rows);
-                Ok(PackRead { id, len, found, surplus })
-            }
-        })
-        .buffer_unordered(at_once)
-        .try_collect()
-        .await
-}
-
-/// What a source says about an artifact.
-pub(crate) struct Answer {
-    /// Which: snapshot, source and artifact.
-    place: String,
-    checked: Result<source::Findings>,
-}
-
-/// Ask the sources whether artifacts would restore; the same content once. Contents of files are not read for
-/// it: their packs are read meanwhile, and what is found bad there counts.
-pub(crate) async fn ask(
-    cx: &Context,
-    reader: &Arc<ChunkReader>,
-    registry: &Registry,
-    sources: &[(&Snapshot, &SourceRecord)],
-) -> Result<Vec<Answer>> {
-    let mut asked = HashSet::new();
-    let mut questions = Vec::new();
-    for (snapshot, record) in sources {
-        for artifact in &record.artifacts {
-            let list = match &artifact.content {
-                ContentRef::Bytes { content } => content,
-                ContentRef::Tree { entries, .. } => entries,
-            };
-            if asked.insert(list) {
-                let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
-                questions.push((place, *record, artifact));
-            }
-        }
-    }
-    stream::iter(questions)
-        .map(async |(place, record, artifact)| {
-            let source =
-                match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
-                    Ok(source) => source,
-                    Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
-                        let checked = Err(Error::new(Reason::Unsupported, e.chain()));
-                        return Ok(Answer { place, checked });
-                    }
-                    Err(e) => return Ok(Answer { place, checked: Err(e) }),
-                };
-            let body = body(cx, reader, artifact);
-            match guarded(cx.run(source.check(cx, &artifact.meta, body))).await {
-                Err(e) if e.is_cancelled() => Err(e),
-                checked => Ok(Answer { place, checked }),
-            }
-        })
-        .buffered(CHECKS_AT_ONCE)
-        .try_collect()
-        .await
-}
-
-fn body(cx: &Context, reader: &Arc<ChunkReader>, artifact: &ArtifactRecord) -> Body {
-    match &artifact.content {
-        ContentRef::Bytes { content } => Body::Bytes(reader.bytes(cx, content)),
-        ContentRef::Tree { entries, .. } => {
-            Body::Tree(Box::new(StoredTreeReader::verified(reader, cx, entries)))
-        }
-    }
-}
-
-/// What is wrong with a pack.
-#[derive(Default)]
-struct PackFindings {
-    /// As a whole.
-    whole: Option<String>,
-    /// Its chunks that cannot be had.
-    bad: Vec<(ChunkId, String)>,
-    /// What it holds could not be read from it: each chunk has to be tried.
-    opaque: bool,
-    /// Rows of the index that are what its trailer says.
-    rows: u64,
-}
-
-/// Stored bytes of frames that are examined in one piece of work: others who compute get their turn between.
-const SLICE: u64 = 2 << 20;
-
-async fn examine_pack(
-    cx: &Context,
-    reader: &Arc<ChunkReader>,
-    id: PackId,
-    bytes: Bytes,
-) -> Result<PackFindings> {
-    let mut findings = PackFindings::default();
-    let this = Arc::clone(reader);
-    let opened = cx.compute(move || {
-        let contents = read_pack(id, &bytes, this.keys());
-        let opened = match contents {
-            Ok(contents) => {
-                let rows = count_rows(&this, &contents)?;
-                let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
-                Ok((contents.frames, sealer, rows))
-            }
-            Err(e) => Err(e),
-        };
-        Ok((Vec::from(bytes), opened))
-    });
-    let (mut pack, opened) = opened.await?;
-    let (frames, sealer) = match opened {
-        Ok((frames, sealer, rows)) => {
-            findings.rows = rows;
-            (Arc::new(frames), Arc::new(sealer))
-        }
-        // What its own trailer says counts no more: another pack may stand here.
-        Err(e) => {
-            return Ok(PackFindings { whole: Some(e.chain()), opaque: true, ..findings });
-        }
-    };
-    let mut from = 0;
-    while from < frames.len() {
-        let mut len = 0;
-        let mut to = from;
-        while to < frames.len() && (to == from || len < SLICE) {
-            len += u64::from(frames[to].stored);
-            to += 1;
-        }
-        let (this, frames, sealer) = (Arc::clone(reader), Arc::clone(&frames), Arc::clone(&sealer));
-        let work = cx.compute(move || {
-            let mut bad = Vec::new();
-            for (number, frame) in frames.iter().enumerate().take(to).skip(from) {
-                let raw = sealer.as_ref().as_ref().map_err(String::clone).and_then(|sealer| {
-                    open_frame(&this, sealer, number as u64, frame, &mut pack)
-                        .map_err(|e| e.chain())
-                });
-                examine_frame(&this, frame, &raw, &mut bad);
-            }
-            Ok((pack, bad))
-        });
-        let bad;
-        (pack, bad) = work.await?;
-        findings.bad.extend(bad);
-        from = to;
-    }
-    findings.whole = findings.bad.first().map(|(_, what)| what.clone());
-    Ok(findings)
-}
-
-/// How many rows of the index say of this pack what its trailer says.
-fn count_rows(reader: &ChunkReader, contents: &PackContents) -> Result<u64> {
-    let mut rows = 0;
-    for (number, frame) in contents.frames.iter().enumerate() {
-        let mut start = 0;
-        for chunk in &frame.chunks {
-            let is_this = |home: &&Place| {
-                (home.pack, u64::from(home.frame)) == (contents.id, number as u64)
-                    && (home.offset, home.stored, home.raw)
-                        == (frame.offset, frame.stored, frame.raw)
-                    && (home.start, home.len) == (start, chunk.len)
-            };
-            rows += reader.index().homes(&chunk.id)?.iter().filter(is_this).count() as u64;
-            start += chunk.len;
-        }
-    }
-    Ok(rows)
-}
-
-/// The raw bytes of a frame in a pack. It is opened where it lies.
-fn open_frame<'p>(
-    reader: &ChunkReader,
-    sealer: &FrameSealer,
-    number: u64,
-    frame: &PackedFrame,
-    pack: &'p mut [u8],
-) -> Result<Cow<'p, [u8]>> {
-    let (start, len) = (frame.offset as usize, frame.stored as usize);
-    let sealed = pack.get_mut(start..start + len).unwrap_or_default();
-    let plain = sealer.open_slice(number, sealed)?;
-    reader.codec().decode(plain, frame.raw as usize)
-}
-
-/// Compare the chunks of a frame with their names.
-fn examine_frame(
-    reader: &ChunkReader,
-    frame: &PackedFrame,
-    raw: &Result<Cow<'_, [u8]>, String>,
-    bad: &mut Vec<(ChunkId, String)>,
-) {
-    let mut at = 0;
-    for chunk in &frame.chunks {
-        let end = at + chunk.len as usize;
-        let what = match raw {
-            Ok(raw) if reader.chunk_key().name(&raw[at..end]) == chunk.id => None,
-            Ok(_) => Some("content does not fit its name".to_owned()),
-            Err(e) => Some(e.clone()),
-        };
-        bad.extend(what.map(|w| (chunk.id, w)));
-        at = end;
     }
 }

@@ -8,8 +8,10 @@ use futures_util::future::try_join3;
 
 use crate::context::Context;
 use crate::engine::Repository;
-use crate::engine::examine::{Examination, Findings, ask, read_packs};
+use crate::engine::check::{Awaited, ask};
+use crate::engine::examine::{Examination, Findings};
 use crate::engine::options::VerifyOptions;
+use crate::engine::packs::read_packs;
 use crate::engine::report::{Ledger, VerifyReport, seconds};
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::PackId;
@@ -97,20 +99,21 @@ impl Repository {
             let reader = Arc::clone(&examination.reader);
             let all =
                 everything.then(|| examination.stored.iter().map(|(p, n)| (*p, *n)).collect());
+            let awaited = Awaited::new();
             let early = async {
                 match all {
-                    Some(all) => read_packs(cx, &reader, all).await,
+                    Some(all) => read_packs(cx, &reader, all, &awaited).await,
                     None => Ok(Vec::new()),
                 }
             };
-            let asked = ask(cx, &reader, registry, &sources);
+            let asked = ask(cx, &reader, registry, &sources, &awaited);
             // What is stored, whether all is there that is named, and what the sources say of it.
             let (mut packs, (), answers) =
                 try_join3(early, examination.sources(&sources, true), asked).await?;
             if !everything {
                 let needed = examination.needed.iter();
                 let sizes = needed.filter_map(|id| Some((*id, *examination.stored.get(id)?)));
-                packs = read_packs(cx, &reader, sizes.collect()).await?;
+                packs = read_packs(cx, &reader, sizes.collect(), &awaited).await?;
             }
             examination.take_over(packs)?;
             if !examination.bad.is_empty() || !examination.opaque.is_empty() {

@@ -1,0 +1,168 @@
+//! Asking the sources whether what is stored would restore.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::future::ready;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{Mutex, MutexGuard, watch};
+
+use crate::artifact::{Body, ByteStream};
+use crate::context::Context;
+use crate::engine::cut::guarded;
+use crate::engine::read::ChunkReader;
+use crate::engine::select::StoredTreeReader;
+use crate::error::{Error, Reason, Result};
+use crate::manifest::{ArtifactRecord, ContentRef, Snapshot, SourceRecord};
+use crate::registry::Registry;
+use crate::source;
+
+/// How many artifacts are checked by their sources at once: what one spends examining, the other reads.
+const CHECKS_AT_ONCE: usize = 2;
+
+/// Contents that checks are reading. What a check then does with one, such as examining a database, keeps one
+/// core busy for long: it is to begin early, so that other work goes on beside it.
+pub(crate) struct Awaited(watch::Sender<usize>);
+
+/// A content that is being read.
+struct Reading(watch::Sender<usize>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+impl Awaited {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    /// The stream counts as being read until it has been, or is dropped.
+    fn until_its_end(&self, stream: ByteStream) -> ByteStream {
+        self.0.send_modify(|n| *n += 1);
+        let reading = Reading(self.0.clone());
+        let end = stream::once(async move {
+            drop(reading);
+            None
+        });
+        Box::pin(stream.chain(end.filter_map(ready)))
+    }
+
+    /// Wait until no content is being read any more, or there is nobody else who goes on nevertheless.
+    pub(crate) async fn turn<'t>(&self, alone: &'t Mutex<()>) -> Option<MutexGuard<'t, ()>> {
+        let mut count = self.0.subscribe();
+        tokio::select! {
+            biased;
+            _ = count.wait_for(|n| *n == 0) => None,
+            guard = alone.lock() => Some(guard),
+        }
+    }
+}
+
+/// What a source says about an artifact.
+pub(crate) struct Answer {
+    /// Which: snapshot, source and artifact.
+    pub(super) place: String,
+    pub(super) checked: Result<source::Findings>,
+}
+
+/// Ask the sources whether artifacts would restore; the same content once. Contents of files are not read for
+/// it: their packs are read meanwhile, and what is found bad there counts.
+pub(crate) async fn ask(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    registry: &Registry,
+    sources: &[(&Snapshot, &SourceRecord)],
+    awaited: &Awaited,
+) -> Result<Vec<Answer>> {
+    let mut asked = HashSet::new();
+    let mut questions = Vec::new();
+    for (snapshot, record) in sources {
+        for artifact in &record.artifacts {
+            let list = match &artifact.content {
+                ContentRef::Bytes { content } => content,
+                ContentRef::Tree { entries, .. } => entries,
+            };
+            if asked.insert(list) {
+                let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
+                questions.push((place, *record, artifact));
+            }
+        }
+    }
+    // What takes one core for long begins first.
+    questions.sort_by_key(|(.., artifact)| match &artifact.content {
+        ContentRef::Bytes { content } => Reverse(content.size),
+        ContentRef::Tree { .. } => Reverse(0),
+    });
+    stream::iter(questions)
+        .map(async |(place, record, artifact)| {
+            let source =
+                match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
+                    Ok(source) => source,
+                    Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
+                        let checked = Err(Error::new(Reason::Unsupported, e.chain()));
+                        return Ok(Answer { place, checked });
+                    }
+                    Err(e) => return Ok(Answer { place, checked: Err(e) }),
+                };
+            let body = body(cx, reader, artifact, awaited);
+            match guarded(cx.run(source.check(cx, &artifact.meta, body))).await {
+                Err(e) if e.is_cancelled() => Err(e),
+                checked => Ok(Answer { place, checked }),
+            }
+        })
+        .buffered(CHECKS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn body(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    artifact: &ArtifactRecord,
+    awaited: &Awaited,
+) -> Body {
+    match &artifact.content {
+        ContentRef::Bytes { content } => {
+            Body::Bytes(awaited.until_its_end(reader.bytes(cx, content)))
+        }
+        ContentRef::Tree { entries, .. } => {
+            Body::Tree(Box::new(StoredTreeReader::verified(reader, cx, entries)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_goes_on_while_a_content_is_being_read_and_all_after_its_end() {
+        let awaited = Awaited::new();
+        let alone = Mutex::new(());
+        assert!(awaited.turn(&alone).await.is_none());
+
+        let pieces = [Ok(Bytes::from_static(b"one")), Ok(Bytes::from_static(b"two"))];
+        let mut content = awaited.until_its_end(Box::pin(stream::iter(pieces)));
+        let first = awaited.turn(&alone).await;
+        assert!(first.is_some(), "somebody has to go on");
+        assert!(awaited.turn(&alone).now_or_never().is_none(), "and nobody else");
+        assert_eq!(content.next().await.unwrap().unwrap(), "one");
+        assert_eq!(content.next().await.unwrap().unwrap(), "two");
+        assert!(awaited.turn(&alone).now_or_never().is_none(), "its end has not been seen");
+        assert!(content.next().await.is_none());
+        assert!(
+            awaited.turn(&alone).await.is_none(),
+            "it counts no more, although it is still there"
+        );
+
+        drop(awaited.until_its_end(Box::pin(stream::pending())));
+        assert!(awaited.turn(&alone).now_or_never().is_some(), "what is dropped counts no more");
+        drop((first, content));
+    }
+}
