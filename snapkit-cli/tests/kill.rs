@@ -1,7 +1,7 @@
 //! `kill -9` in every phase of a create: what was committed stands, and what was uploaded is reused.
 //!
-//! The victim is this test binary, started again: it captures a directory and a database into a local
-//! repository, and kills itself a random moment after the chosen phase has begun.
+//! The victim is this test binary, started again: it captures a directory and a database into a repository,
+//! on the local disk or on S3, and kills itself a random moment after the chosen phase has begun.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use snapkit_core::artifact::SourceName;
@@ -21,6 +22,8 @@ use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::progress::{Counter, Phase, Progress};
 use snapkit_core::registry::Registry;
 use snapkit_core::secret::Secret;
+use snapkit_sinks::Settings;
+use snapkit_testkit::s3::{BUCKET, S3Server};
 
 const PHASES: [Phase; 5] =
     [Phase::Prepare, Phase::Freeze, Phase::Stream, Phase::Index, Phase::Commit];
@@ -28,11 +31,17 @@ const PHASES: [Phase; 5] =
 /// Kills in each phase.
 const KILLS: u64 = 20;
 
-struct Place(PathBuf);
+/// Where everything is.
+struct Place {
+    dir: PathBuf,
+    /// Of the repository.
+    url: String,
+    settings: Settings,
+}
 
 impl Place {
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.dir.join(name)
     }
 
     fn unlock(&self) -> Unlock {
@@ -56,31 +65,44 @@ impl Place {
     }
 
     async fn open(&self, cx: &Context) -> Repository {
-        let sink = snapkit_sinks::open(cx, self.path("repo").to_str().unwrap()).await.unwrap();
+        let sink = snapkit_sinks::open_with(cx, &self.url, &self.settings).await.unwrap();
         let options = OpenOptions::new(self.path("cache"), self.path("state"));
         Repository::open(cx, sink, &[self.unlock()], options).await.unwrap()
     }
 }
 
-/// Kills this process a while after a phase began.
+/// Kills this process a while after a phase began, or when the repository has taken so many objects.
 #[derive(Debug)]
 struct Killer {
     phase: Phase,
     after: Duration,
+    objects: Option<u64>,
+    stored: AtomicU64,
+}
+
+fn kill_myself() {
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
 }
 
 impl Progress for Killer {
     fn phase(&self, phase: Phase) {
-        if phase == self.phase {
+        if phase == self.phase && self.objects.is_none() {
             let after = self.after;
             std::thread::spawn(move || {
                 std::thread::sleep(after);
-                let own = rustix::process::getpid();
-                rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+                kill_myself();
             });
         }
     }
-    fn add(&self, _: Counter, _: u64) {}
+    fn add(&self, counter: Counter, n: u64) {
+        if counter == Counter::ObjectsStored {
+            let stored = self.stored.fetch_add(n, Ordering::Relaxed) + n;
+            if self.objects.is_some_and(|objects| stored >= objects) {
+                kill_myself();
+            }
+        }
+    }
     fn expect_bytes(&self, _: u64) {}
     fn warn(&self, _: &str) {}
 }
@@ -88,13 +110,16 @@ impl Progress for Killer {
 /// Not a test by itself: what the other one starts and kills.
 #[tokio::test]
 async fn victim() {
-    let Ok(place) = std::env::var("SNAPKIT_TEST_VICTIM") else { return };
+    let Ok(dir) = std::env::var("SNAPKIT_TEST_VICTIM") else { return };
     let phase = std::env::var("SNAPKIT_TEST_PHASE").unwrap();
     let phase = *PHASES.iter().find(|p| p.as_str() == phase).unwrap();
     let micros = std::env::var("SNAPKIT_TEST_MICROS").unwrap().parse().unwrap();
-    let killer = Killer { phase, after: Duration::from_micros(micros) };
+    let objects = std::env::var("SNAPKIT_TEST_OBJECTS").ok().map(|n| n.parse().unwrap());
+    let after = Duration::from_micros(micros);
+    let killer = Killer { phase, after, objects, stored: AtomicU64::new(0) };
     let cx = Context::new(Arc::new(System::new()), Arc::new(killer));
-    let place = Place(place.into());
+    let url = std::env::var("SNAPKIT_TEST_URL").unwrap();
+    let place = Place { dir: dir.into(), url, settings: Settings::of_process() };
     place.open(&cx).await.create(&cx, &place.stack(), &CreateOptions::default()).await.unwrap();
 }
 
@@ -121,15 +146,34 @@ fn bytes_of(seed: u64) -> impl FnMut() -> u8 {
     }
 }
 
-fn packs(dir: &Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(dir.join("packs")) else { return 0 };
+/// How many packs are in the directory that a repository's objects are in.
+fn packs(objects: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(objects.join("packs")) else { return 0 };
     entries.map(|e| std::fs::read_dir(e.unwrap().path()).unwrap().count()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_create_loses_nothing_and_its_packs_are_reused() {
     let dir = tempfile::tempdir().unwrap();
-    let place = Place(dir.path().to_owned());
+    let objects = dir.path().join("repo");
+    let url = objects.to_str().unwrap().to_owned();
+    let settings = Settings::of_process();
+    kill_and_restore(Place { dir: dir.path().to_owned(), url, settings }, &[], &objects).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_that_was_killed_while_it_wrote_to_s3() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = S3Server::start().await.unwrap();
+    let settings = Settings::new(server.variables(), None);
+    let place =
+        Place { dir: dir.path().to_owned(), url: format!("s3://{BUCKET}/killed"), settings };
+    let objects = server.directory().join("killed");
+    kill_and_restore(place, &server.variables(), &objects).await;
+}
+
+/// Kill creates in every phase; `variables` is what a victim needs to know, `objects` where to count packs.
+async fn kill_and_restore(place: Place, variables: &[(String, String)], objects: &Path) {
     let cx = Context::system();
     std::fs::write(place.path("key"), generate_key_file().expose()).unwrap();
     let db = Command::new("sqlite3")
@@ -139,7 +183,7 @@ async fn a_killed_create_loses_nothing_and_its_packs_are_reused() {
         .unwrap();
     assert!(db.success());
     populate(&place, 0);
-    let sink = snapkit_sinks::create(&cx, place.path("repo").to_str().unwrap()).await.unwrap();
+    let sink = snapkit_sinks::create_with(&cx, &place.url, &place.settings).await.unwrap();
     Repository::init(&cx, &sink, &place.unlock()).await.unwrap();
     let first =
         place.open(&cx).await.create(&cx, &place.stack(), &CreateOptions::default()).await.unwrap();
@@ -152,9 +196,22 @@ async fn a_killed_create_loses_nothing_and_its_packs_are_reused() {
             // From at once to as long as the phase takes.
             let longest = if phase == Phase::Stream { 60_000 } else { 8_000 };
             let micros = longest * kill / KILLS;
-            let status = Command::new(std::env::current_exe().unwrap())
+            let mut victim = Command::new(std::env::current_exe().unwrap());
+            // How fast a machine is must not decide whether a pack was there already.
+            if phase == Phase::Stream && kill % 2 == 1 {
+                victim.env("SNAPKIT_TEST_OBJECTS", (1 + kill % 3).to_string());
+            }
+            // What the machine says of stores is not meant for this one.
+            for (name, _) in std::env::vars_os() {
+                if name.to_string_lossy().starts_with("AWS_") {
+                    victim.env_remove(name);
+                }
+            }
+            let status = victim
                 .args(["--exact", "victim"])
-                .env("SNAPKIT_TEST_VICTIM", dir.path())
+                .envs(variables.iter().map(|(name, value)| (name, value)))
+                .env("SNAPKIT_TEST_VICTIM", &place.dir)
+                .env("SNAPKIT_TEST_URL", &place.url)
                 .env("SNAPKIT_TEST_PHASE", phase.as_str())
                 .env("SNAPKIT_TEST_MICROS", micros.to_string())
                 .stdout(std::process::Stdio::null())
@@ -163,14 +220,14 @@ async fn a_killed_create_loses_nothing_and_its_packs_are_reused() {
             killed += u64::from(status.signal() == Some(9));
             // Every fourth time somebody runs it again, and it must work and waste nothing.
             if kill % 4 == 3 {
-                let left = packs(&place.path("repo"));
+                let left = packs(objects);
                 let repository = place.open(&cx).await;
                 let report = repository
                     .create(&cx, &place.stack(), &CreateOptions::default())
                     .await
                     .unwrap();
                 adopted += report.snapshot.stats.packs_adopted;
-                assert!(packs(&place.path("repo")) >= left);
+                assert!(packs(objects) >= left);
                 committed.push(report.snapshot.id);
             }
         }
