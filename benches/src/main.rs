@@ -1,12 +1,15 @@
-//! `corpus`: makes the data that measurements are taken on, the same from the same seed.
+//! `corpus`: makes the data that measurements are taken on, the same from the same seed, and serves the store
+//! that they are taken with.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use rusqlite::{Connection, params};
 use snapkit_testkit::corpus;
 use snapkit_testkit::random::Seeded;
+use snapkit_testkit::s3::{BUCKET, S3Server};
 
 /// Make data to measure on.
 #[derive(Debug, Parser)]
@@ -50,6 +53,9 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Serve a bucket over S3 until standard input ends; what a client needs is printed for a shell. Its
+    /// objects are kept where temporary files are.
+    S3,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -68,7 +74,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         Command::Odd { dir } => drop(corpus::odd(&dir)?),
         Command::Database { file, scale } => database(&file, 8000 * scale)?,
         Command::Update { file, per_mille, seed } => update(&file, per_mille, seed)?,
+        Command::S3 => serve()?,
     }
+    Ok(())
+}
+
+fn serve() -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let server = runtime.block_on(S3Server::start())?;
+    let mut out = std::io::stdout().lock();
+    for (name, value) in server.variables() {
+        writeln!(out, "export {name}='{value}'")?;
+    }
+    writeln!(out, "export BUCKET='{BUCKET}'")?;
+    out.flush()?;
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink())?;
     Ok(())
 }
 
