@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use snapkit_core::chunk::MAX_CHUNK;
-use snapkit_core::frame::FrameCodec;
+use snapkit_core::frame::{Effort, FrameCodec};
 
 static CODEC: LazyLock<FrameCodec> = LazyLock::new(|| FrameCodec::new(true));
 
@@ -20,7 +20,9 @@ fuzz_target!(|input: (u32, &[u8])| {
         }
     }
     if !plain.is_empty() {
-        let encoded = CODEC.encode(plain, 3).unwrap();
-        assert_eq!(CODEC.decode(&encoded, plain.len()).unwrap(), plain);
+        for effort in [Effort::Level(3), Effort::Pages] {
+            let encoded = CODEC.encode(plain, effort).unwrap();
+            assert_eq!(CODEC.decode(&encoded, plain.len()).unwrap(), plain);
+        }
     }
 });

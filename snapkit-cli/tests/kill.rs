@@ -1,7 +1,8 @@
 //! `kill -9` in every phase of a create: what was committed stands, and what was uploaded is reused.
 //!
 //! The victim is this test binary, started again: it captures a directory and a database into a repository,
-//! on the local disk or on S3, and kills itself a random moment after the chosen phase has begun.
+//! on the local disk or on S3, and kills itself some time after the chosen phase has begun, or when it has stored
+//! so many objects.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -91,8 +91,8 @@ pub trait Environment: fmt::Debug + Send + Sync + 'static {
     fn monotonic(&self) -> Duration;
     /// Fill with random bytes fit for keys.
     fn fill_random(&self, buffer: &mut [u8]) -> Result<()>;
-    /// How many threads may compute at once; `None` means that work stays on the caller's thread,
-    /// in order.
+    /// How many cores may compute at once; one computation more may be begun. `None` means that work stays on
+    /// the caller's thread, in order.
     fn parallelism(&self) -> Option<NonZeroUsize>;
 }
 
@@ -346,7 +346,7 @@ impl Context {
         &*self.progress
     }
 
-    /// How many computations run at once.
+    /// How many cores compute at once.
     #[must_use]
     pub fn parallelism(&self) -> usize {
         self.environment.parallelism().map_or(1, NonZeroUsize::get)
@@ -369,8 +369,8 @@ impl Context {
         }
     }
 
-    /// Run a computation on another core, at most [`Context::parallelism`] at once; in a simulated
-    /// environment here and now. Once begun it runs to its end.
+    /// Run a computation on another thread, at most one more than [`Context::parallelism`] at once; in a
+    /// simulated environment here and now. Once begun it runs to its end.
     pub async fn compute<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,

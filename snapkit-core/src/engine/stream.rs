@@ -165,7 +165,7 @@ impl Run<'_> {
             }
             writer.set_effort(match meta.chunking {
                 Chunking::Pages { .. } => Effort::of_pages(self.level),
-                _ => Effort::of_content(self.level),
+                _ => Effort::Level(self.level),
             });
             let mut sha256 = None;
             let content = match body {

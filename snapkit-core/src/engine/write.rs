@@ -190,7 +190,7 @@ impl Writer {
             meta,
             chunks_new: 0,
             bytes_new: 0,
-            effort: Effort::of_content(setup.level),
+            effort: Effort::Level(setup.level),
         })
     }
 
