@@ -377,6 +377,9 @@ pub fn decode_node(bytes: &[u8]) -> Result<Vec<ChunkRef>> {
         }
         refs.push(chunk);
     }
+    if refs.is_empty() {
+        return Err(r.broken("it is empty"));
+    }
     Ok(refs)
 }
 

@@ -2,9 +2,10 @@
 //! what changed.
 //!
 //! `<repository>/basis/<stack and host>/<source>/record.json` names the snapshot, the source's record and
-//! the files beside it: for each tree a zstd stream of encoded entries, each followed by the number and
-//! the references of its chunks where the entry itself holds only the root of a long list. A file is used
-//! only if its hash is the one in the record. Everything here may be deleted; then more is read.
+//! the files beside it, all zstd streams. For each tree: encoded entries, each followed by the number and
+//! the references of its parts where the entry itself holds only the root of a long list. For each byte
+//! stream whose list is long: the references of its parts. A file is used only if its hash is the one in
+//! the record. Everything here may be deleted; then more is read.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -25,9 +26,12 @@ use crate::index::create_private_dir;
 use crate::manifest::{ChunkRef, SourceRecord};
 use crate::tree::{EntryKind, EntryPath, TreeEntry};
 
-/// Of files with more chunks than this nothing is remembered: 4 TiB at a mebibyte each, 144 MiB of
+/// Of contents with more parts than this nothing is remembered: 4 TiB at a mebibyte each, 144 MiB of
 /// references.
 pub(crate) const MAX_REMEMBERED: usize = 4 << 20;
+
+/// References that are read and written at once: as many as a list's node may have.
+const PARTS_AT_ONCE: usize = 8192;
 
 /// Where the basis of a stack is kept.
 #[derive(Clone, Debug)]
@@ -83,12 +87,32 @@ impl BasisStore {
         Some(SourceBasis { dir, snapshot, record, files })
     }
 
-    /// Begin a new file for an artifact of a source. Blocks.
+    /// Begin a new file for a tree of a source. Blocks.
     pub(crate) fn writer(&self, cx: &Context, source: &SourceName) -> Result<BasisWriter> {
+        Ok(BasisWriter { file: self.file(cx, source)?, scratch: Vec::new(), buffer: Vec::new() })
+    }
+
+    /// Write a file of the parts of a byte stream of a source. Blocks.
+    pub(crate) fn write_parts(
+        &self,
+        cx: &Context,
+        source: &SourceName,
+        parts: &[ChunkRef],
+    ) -> Result<FileRef> {
+        let mut file = self.file(cx, source)?;
+        let mut buffer = Vec::new();
+        for some in parts.chunks(PARTS_AT_ONCE) {
+            buffer.clear();
+            put_refs(&mut buffer, some);
+            file.write(&buffer)?;
+        }
+        file.finish()
+    }
+
+    fn file(&self, cx: &Context, source: &SourceName) -> Result<BasisFile> {
         let dir = self.source_dir(source);
         create_private_dir(&dir)?;
-        let name = format!("{}.tree", to_hex(&cx.random::<12>()?));
-        BasisWriter::create(&dir, name)
+        BasisFile::create(&dir, format!("{}.basis", to_hex(&cx.random::<12>()?)))
     }
 
     /// Replace a source's basis. Blocks.
@@ -109,7 +133,7 @@ impl BasisStore {
             for entry in entries.flatten() {
                 let name = entry.file_name();
                 let name = name.to_string_lossy();
-                if name.ends_with(".tree") && !used.contains(&*name) {
+                if name.ends_with(".basis") && !used.contains(&*name) {
                     // What stays is removed by the next run.
                     drop(fs::remove_file(entry.path()));
                 }
@@ -122,6 +146,41 @@ impl BasisStore {
 impl SourceBasis {
     /// The tree that was left for an artifact, if it is whole. Blocks.
     pub(crate) fn tree(&self, artifact: &str) -> Option<BasisReader> {
+        let input = self.open(artifact)?;
+        let trusted_before = self.record.cut.as_ref().map_or(Timestamp(i64::MIN), |c| c.begin);
+        Some(BasisReader { input, head: None, ended: false, trusted_before })
+    }
+
+    /// The file that was left for an artifact, and whether it names all parts of a list, each of which
+    /// `is_there`. Blocks.
+    pub(crate) fn parts(
+        &self,
+        artifact: &str,
+        mut is_there: impl FnMut(&ChunkRef) -> Result<bool>,
+    ) -> Result<Option<FileRef>> {
+        let (Some(file), Some(mut input)) = (self.files.get(artifact), self.open(artifact)) else {
+            return Ok(None);
+        };
+        let mut some = Vec::new();
+        loop {
+            some.clear();
+            let most = (PARTS_AT_ONCE * REF_LEN) as u64;
+            match Read::by_ref(&mut input).take(most).read_to_end(&mut some) {
+                Ok(0) => return Ok(Some(file.clone())),
+                Ok(_) => {}
+                Err(_) => return Ok(None),
+            }
+            let Ok(parts) = decode_node(&some) else { return Ok(None) };
+            for part in &parts {
+                if !is_there(part)? {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// A file that was left for an artifact, if it is whole. Blocks.
+    fn open(&self, artifact: &str) -> Option<BasisInput> {
         let file = self.files.get(artifact)?;
         let path = self.dir.join(&file.name);
         let mut hasher = blake3::Hasher::new();
@@ -135,34 +194,31 @@ impl SourceBasis {
         }
         (hasher.finalize().to_hex().as_str() == file.hash).then_some(())?;
         let decoder = zstd::stream::read::Decoder::new(File::open(&path).ok()?).ok()?;
-        let trusted_before = self.record.cut.as_ref().map_or(Timestamp(i64::MIN), |c| c.begin);
-        Some(BasisReader {
-            input: BufReader::with_capacity(256 << 10, decoder),
-            head: None,
-            ended: false,
-            trusted_before,
-        })
+        Some(BufReader::with_capacity(256 << 10, decoder))
     }
 }
 
-/// An entry of the basis, with all its chunks.
+type BasisInput = BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>;
+
+/// An entry of the basis, with all that belongs to it.
 #[derive(Clone, Debug)]
 pub(crate) struct BasisEntry {
     pub(crate) stored: StoredEntry,
-    /// The chunks of the content, where the stored list is a longer one's root.
-    pub(crate) leaves: Vec<ChunkRef>,
+    /// Where the stored list is a longer one's root: the chunks of the content and the nodes of the list,
+    /// all of them or none.
+    pub(crate) parts: Vec<ChunkRef>,
 }
 
 impl BasisEntry {
     /// Every chunk that must still be there for the content to be taken over.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = &ChunkRef> {
-        self.stored.content.chunks.iter().chain(&self.leaves)
+        self.stored.content.chunks.iter().chain(&self.parts)
     }
 }
 
 /// Reads a basis tree in order.
 pub(crate) struct BasisReader {
-    input: BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>,
+    input: BasisInput,
     head: Option<BasisEntry>,
     ended: bool,
     trusted_before: Timestamp,
@@ -234,15 +290,15 @@ impl BasisReader {
         let (stored, _) = decode_entry(&bytes)?;
         let count = self.varint().doing(failed)?.unwrap_or(0);
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(MAX_REMEMBERED);
-        let mut leaves = Vec::new();
+        let mut parts = Vec::new();
         let mut left = count * REF_LEN;
         while left > 0 {
-            let mut part = vec![0; left.min(8192 * REF_LEN)];
-            self.input.read_exact(&mut part).doing(failed)?;
-            leaves.extend(decode_node(&part)?);
-            left -= part.len();
+            let mut some = vec![0; left.min(PARTS_AT_ONCE * REF_LEN)];
+            self.input.read_exact(&mut some).doing(failed)?;
+            parts.extend(decode_node(&some)?);
+            left -= some.len();
         }
-        Ok(Some(BasisEntry { stored, leaves }))
+        Ok(Some(BasisEntry { stored, parts }))
     }
 }
 
@@ -256,19 +312,47 @@ fn same_file(was: &TreeEntry, is: &TreeEntry) -> bool {
     }
 }
 
+fn put_refs(buffer: &mut Vec<u8>, refs: &[ChunkRef]) {
+    for chunk in refs {
+        buffer.extend_from_slice(&chunk.id.0);
+        buffer.put_u32(chunk.len);
+    }
+}
+
 /// Writes a basis tree.
 pub(crate) struct BasisWriter {
-    path: PathBuf,
-    name: String,
-    output: zstd::stream::write::Encoder<'static, HashingFile>,
+    file: BasisFile,
     scratch: Vec<u8>,
     buffer: Vec<u8>,
 }
 
 impl std::fmt::Debug for BasisWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "BasisWriter({})", self.path.display())
+        write!(f, "BasisWriter({})", self.file.path.display())
     }
+}
+
+impl BasisWriter {
+    /// Add the next entry, with the parts of a content whose list has depth.
+    pub(crate) fn add(&mut self, stored: &StoredEntry, parts: &[ChunkRef]) -> Result<()> {
+        self.buffer.clear();
+        encode_entry(stored, &mut self.scratch, &mut self.buffer);
+        self.buffer.put_varint(parts.len() as u64);
+        put_refs(&mut self.buffer, parts);
+        self.file.write(&self.buffer)
+    }
+
+    /// The finished file.
+    pub(crate) fn finish(self) -> Result<FileRef> {
+        self.file.finish()
+    }
+}
+
+/// A file beside the record while it is written.
+struct BasisFile {
+    path: PathBuf,
+    name: String,
+    output: zstd::stream::write::Encoder<'static, HashingFile>,
 }
 
 struct HashingFile {
@@ -288,7 +372,7 @@ impl Write for HashingFile {
     }
 }
 
-impl BasisWriter {
+impl BasisFile {
     fn create(dir: &Path, name: String) -> Result<Self> {
         let path = dir.join(&name);
         let what = || format!("cannot write the basis {}", path.display());
@@ -296,24 +380,15 @@ impl BasisWriter {
             File::options().write(true).create_new(true).mode(0o600).open(&path).doing(what)?;
         let output = HashingFile { file, hasher: blake3::Hasher::new() };
         let output = zstd::stream::write::Encoder::new(output, 1).doing(what)?;
-        Ok(Self { path, name, output, scratch: Vec::new(), buffer: Vec::new() })
+        Ok(Self { path, name, output })
     }
 
-    /// Add the next entry, with the chunks of a content whose list has depth.
-    pub(crate) fn add(&mut self, stored: &StoredEntry, leaves: &[ChunkRef]) -> Result<()> {
-        encode_entry(stored, &mut self.scratch, &mut self.buffer);
-        self.buffer.put_varint(leaves.len() as u64);
-        for leaf in leaves {
-            self.buffer.extend_from_slice(&leaf.id.0);
-            self.buffer.put_u32(leaf.len);
-        }
-        let result = self.output.write_all(&self.buffer);
-        self.buffer.clear();
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let result = self.output.write_all(bytes);
         result.doing(|| format!("cannot write the basis {}", self.path.display()))
     }
 
-    /// The finished file.
-    pub(crate) fn finish(self) -> Result<FileRef> {
+    fn finish(self) -> Result<FileRef> {
         let what = || format!("cannot write the basis {}", self.path.display());
         let output = self.output.finish().doing(what)?;
         Ok(FileRef { name: self.name, hash: output.hasher.finalize().to_hex().to_string() })

@@ -45,11 +45,14 @@ impl Repository {
         Ok(self.reader(cx).await?.entries(cx, entries))
     }
 
-    /// The references of a content's list, unless there are too many to be remembered: then none.
-    pub(crate) async fn leaves(&self, cx: &Context, list: &ChunkList) -> Result<Vec<ChunkRef>> {
-        let refs = self.reader(cx).await?.refs(cx, list);
-        let leaves: Vec<_> = refs.take(MAX_REMEMBERED + 1).try_collect().await?;
-        Ok(if leaves.len() > MAX_REMEMBERED { Vec::new() } else { leaves })
+    /// All that a list with depth refers to, unless it is too much to be remembered: then nothing.
+    pub(crate) async fn parts(&self, cx: &Context, list: &ChunkList) -> Result<Vec<ChunkRef>> {
+        if list.depth == 0 {
+            return Ok(Vec::new());
+        }
+        let parts = self.reader(cx).await?.parts(cx, list).map_ok(|(_, part)| part);
+        let parts: Vec<_> = parts.take(MAX_REMEMBERED + 1).try_collect().await?;
+        Ok(if parts.len() > MAX_REMEMBERED { Vec::new() } else { parts })
     }
 
     /// The content of an artifact.

@@ -394,21 +394,27 @@ impl Repository {
         let Some(record) = snapshot.source(name.as_str()) else { return Ok(()) };
         let mut files = BTreeMap::new();
         for artifact in &record.artifacts {
-            if !matches!(artifact.content, ContentRef::Tree { .. }) {
-                continue;
-            }
-            let mut writer = store.writer(cx, name)?;
-            let mut entries = self.entries(cx, artifact).await?;
-            while let Some(stored) = entries.next().await {
-                let stored = stored?;
-                let leaves = if stored.content.depth > 0 {
-                    self.leaves(cx, &stored.content).await?
-                } else {
-                    Vec::new()
-                };
-                writer.add(&stored, &leaves)?;
-            }
-            files.insert(artifact.meta.name.to_string(), writer.finish()?);
+            let file = match &artifact.content {
+                ContentRef::Bytes { content } if artifact.meta.fingerprint.is_some() => {
+                    let parts = self.parts(cx, content).await?;
+                    if parts.is_empty() {
+                        continue;
+                    }
+                    store.write_parts(cx, name, &parts)?
+                }
+                ContentRef::Tree { .. } => {
+                    let mut writer = store.writer(cx, name)?;
+                    let mut entries = self.entries(cx, artifact).await?;
+                    while let Some(stored) = entries.next().await {
+                        let stored = stored?;
+                        let parts = self.parts(cx, &stored.content).await?;
+                        writer.add(&stored, &parts)?;
+                    }
+                    writer.finish()?
+                }
+                _ => continue,
+            };
+            files.insert(artifact.meta.name.to_string(), file);
         }
         store.save(&snapshot.id, record, files)
     }

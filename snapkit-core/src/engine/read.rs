@@ -426,13 +426,25 @@ impl ChunkReader {
         bytes.pop().ok_or_else(|| missing(&chunk))
     }
 
-    /// The references of a list, nested or not, in order. A node that cannot be read is an error in its
-    /// place.
+    /// The references of a content's chunks, in order. A node that cannot be read is an error in its place.
     pub(crate) fn refs(
         self: &Arc<Self>,
         cx: &Context,
         list: &ChunkList,
     ) -> BoxStream<'static, Result<ChunkRef>> {
+        let chunks = self
+            .parts(cx, list)
+            .try_filter_map(|(depth, chunk)| async move { Ok((depth == 0).then_some(chunk)) });
+        chunks.boxed()
+    }
+
+    /// All that a list refers to, nested or not, each with its depth: the chunks of the content have none,
+    /// a node comes before what it refers to.
+    pub(crate) fn parts(
+        self: &Arc<Self>,
+        cx: &Context,
+        list: &ChunkList,
+    ) -> BoxStream<'static, Result<(u8, ChunkRef)>> {
         if let Err(why) = check_list(list) {
             return stream::iter([Err(Error::corrupt(format!(
                 "a chunk list is malformed: {why}"
@@ -440,7 +452,7 @@ impl ChunkReader {
             .boxed();
         }
         if list.depth == 0 {
-            return stream::iter(list.chunks.clone().into_iter().map(Ok)).boxed();
+            return stream::iter(list.chunks.clone().into_iter().map(|c| Ok((0, c)))).boxed();
         }
         let stack = vec![(list.depth, list.chunks.clone().into_iter())];
         // Bytes still to come; unknown once a part is missing.
@@ -465,12 +477,13 @@ impl ChunkReader {
                         };
                         left = Some(rest);
                     }
-                    return Some((Ok(next), (this, cx, stack, left)));
+                    return Some((Ok((0, next)), (this, cx, stack, left)));
                 }
                 match this.chunk(&cx, next).await.and_then(|b| decode_node(&b)) {
                     Ok(refs) => stack.push((depth - 1, refs.into_iter())),
                     Err(e) => return Some((Err(e), (this, cx, stack, None))),
                 }
+                return Some((Ok((depth, next)), (this, cx, stack, left)));
             }
         })
         .boxed()

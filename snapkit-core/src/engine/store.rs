@@ -66,38 +66,55 @@ fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
         .collect()
 }
 
-/// Add a chunk to a list, storing the nodes that become full.
-async fn extend_list(writer: &mut Writer, list: &mut ListBuilder, chunk: ChunkRef) -> Result<()> {
-    let mut full = list.push(chunk);
-    while let Some(node) = full {
-        full = store_node(writer, list, node).await?;
+/// A chunk list on its way into the repository.
+#[derive(Debug, Default)]
+struct GrowingList {
+    list: ListBuilder,
+    parts: Vec<ChunkRef>,
+}
+
+impl GrowingList {
+    /// Add the next chunk, storing the nodes that become full.
+    async fn push(&mut self, writer: &mut Writer, chunk: ChunkRef) -> Result<()> {
+        self.remember(chunk);
+        let full = self.list.push(chunk);
+        self.store(writer, full).await
     }
-    Ok(())
-}
 
-async fn store_node(
-    writer: &mut Writer,
-    list: &mut ListBuilder,
-    node: Node,
-) -> Result<Option<Node>> {
-    let chunk = writer.put_meta(node.bytes.clone()).await?;
-    Ok(list.stored(&node, chunk.id))
-}
-
-async fn close_list(writer: &mut Writer, mut list: ListBuilder) -> Result<ChunkList> {
-    while let Some(node) = list.close() {
-        let mut full = store_node(writer, &mut list, node).await?;
+    /// Store a full node, and those that become full by it.
+    async fn store(&mut self, writer: &mut Writer, mut full: Option<Node>) -> Result<()> {
         while let Some(node) = full {
-            full = store_node(writer, &mut list, node).await?;
+            let chunk = writer.put_meta(node.bytes.clone()).await?;
+            self.remember(chunk);
+            full = self.list.stored(&node, chunk.id);
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, chunk: ChunkRef) {
+        if self.parts.len() <= MAX_REMEMBERED {
+            self.parts.push(chunk);
         }
     }
-    Ok(list.finish())
+
+    /// The list, and all that belongs to it if it has depth and not too much of it.
+    async fn close(mut self, writer: &mut Writer) -> Result<(ChunkList, Vec<ChunkRef>)> {
+        while let Some(node) = self.list.close() {
+            self.store(writer, Some(node)).await?;
+        }
+        let list = self.list.finish();
+        if list.depth == 0 || self.parts.len() > MAX_REMEMBERED {
+            self.parts.clear();
+        }
+        Ok((list, self.parts))
+    }
 }
 
-/// A stored stream: its list, and the chunks of a list with depth.
+/// A stored stream.
 pub(crate) struct StoredStream {
     pub(crate) content: ChunkList,
-    pub(crate) leaves: Vec<ChunkRef>,
+    /// See [`BasisEntry::parts`](crate::engine::basis::BasisEntry).
+    pub(crate) parts: Vec<ChunkRef>,
     /// In hexadecimal, if it was asked for.
     pub(crate) sha256: Option<String>,
 }
@@ -125,8 +142,7 @@ pub(crate) async fn store_stream(
     let shared = Arc::clone(writer.shared());
     let mut cutter = Cutter::new(shared.chunk_key.clone(), plan.chunking, plan.size);
     let mut digest = plan.sha256.then(Sha256::new);
-    let mut list = ListBuilder::default();
-    let mut leaves = Vec::new();
+    let mut list = GrowingList::default();
     let mut pieces = match read_some(cx, &mut body).await {
         Ok(pieces) => pieces,
         Err(e) => return Ok(Err(e)),
@@ -159,10 +175,7 @@ pub(crate) async fn store_stream(
         digest = digest_back;
         for Named { chunk, content, known } in named {
             writer.put(Lane::Data, chunk, content, known).await?;
-            extend_list(writer, &mut list, chunk).await?;
-            if leaves.len() <= MAX_REMEMBERED {
-                leaves.push(chunk);
-            }
+            list.push(writer, chunk).await?;
         }
         let Some(back) = back else { break };
         cutter = back;
@@ -171,12 +184,9 @@ pub(crate) async fn store_stream(
             Err(e) => return Ok(Err(e)),
         };
     }
-    let content = close_list(writer, list).await?;
-    if content.depth == 0 || leaves.len() > MAX_REMEMBERED {
-        leaves.clear();
-    }
+    let (content, parts) = list.close(writer).await?;
     let sha256 = digest.map(|digest| to_hex(&digest.finalize()));
-    Ok(Ok(StoredStream { content, leaves, sha256 }))
+    Ok(Ok(StoredStream { content, parts, sha256 }))
 }
 
 /// The next pieces of a stream, until there is enough to cut; none at its end.
@@ -236,7 +246,7 @@ pub(crate) struct TreeStore<'a> {
 /// The tree as it takes shape.
 struct Growing {
     chunker: TreeChunker,
-    list: ListBuilder,
+    list: GrowingList,
     digest: TreeDigest,
     basis: BasisWriter,
     count: u64,
@@ -270,7 +280,7 @@ impl TreeStore<'_> {
     ) -> Result<Result<StoredTree>> {
         let mut growing = Growing {
             chunker: TreeChunker::default(),
-            list: ListBuilder::default(),
+            list: GrowingList::default(),
             digest: TreeDigest::default(),
             basis: new_basis,
             count: 0,
@@ -292,9 +302,9 @@ impl TreeStore<'_> {
         let Growing { chunker, mut list, digest, basis, count, files, bytes, .. } = growing;
         if let Some(chunk) = chunker.finish() {
             let chunk = self.writer.put_meta(chunk).await?;
-            extend_list(self.writer, &mut list, chunk).await?;
+            list.push(self.writer, chunk).await?;
         }
-        let entries = close_list(self.writer, list).await?;
+        let (entries, _) = list.close(self.writer).await?;
         let basis = self.cx.blocking(move || basis.finish()).await?;
         let content = ContentRef::Tree { entries, count, files, bytes };
         Ok(Ok(StoredTree { content, digest, basis }))
@@ -334,7 +344,7 @@ impl TreeStore<'_> {
                         }
                     }
                     if let Some(was) = basis.as_mut().and_then(|b| b.unchanged(&entry)) {
-                        let mut there = was.stored.content.depth == 0 || !was.leaves.is_empty();
+                        let mut there = was.stored.content.depth == 0 || !was.parts.is_empty();
                         for chunk in was.chunks() {
                             there = there && shared.is_known(&chunk.id, chunk.len)?;
                         }
@@ -343,7 +353,7 @@ impl TreeStore<'_> {
                             let kind = was.stored.entry.kind;
                             let entry = TreeEntry { kind, ..entry };
                             let stored = StoredEntry { entry, content: was.stored.content };
-                            return Ok(Step::Ready(stored, was.leaves));
+                            return Ok(Step::Ready(stored, was.parts));
                         }
                     }
                     Ok(if size <= SMALL_FILE { Step::Small(entry) } else { Step::Large(entry) })
@@ -400,7 +410,7 @@ impl TreeStore<'_> {
             .try_flatten();
         for step in steps {
             match step {
-                Step::Ready(stored, leaves) => {
+                Step::Ready(stored, parts) => {
                     if matches!(stored.entry.kind, EntryKind::File { .. })
                         && stored.content.size > 0
                     {
@@ -408,7 +418,7 @@ impl TreeStore<'_> {
                         cx.progress().add(Counter::FilesUnchanged, 1);
                         cx.progress().add(Counter::BytesUnchanged, stored.content.size);
                     }
-                    self.grow(growing, stored, &leaves).await?;
+                    self.grow(growing, stored, &parts).await?;
                 }
                 Step::Problem(path, error) => self.problem(growing, path, error)?,
                 Step::Inline(entry, bytes) => {
@@ -456,13 +466,13 @@ impl TreeStore<'_> {
         self.stats.bytes_read += file.size;
         self.cx.progress().add(Counter::FilesRead, 1);
         self.cx.progress().add(Counter::Bytes, file.size);
-        let mut list = ListBuilder::default();
+        let mut list = GrowingList::default();
         for Named { chunk, content, known } in file.chunks {
             self.writer.put(Lane::Data, chunk, content, known).await?;
-            extend_list(self.writer, &mut list, chunk).await?;
+            list.push(self.writer, chunk).await?;
         }
-        let content = close_list(self.writer, list).await?;
-        self.grow(growing, StoredEntry { entry: file.entry, content }, &[]).await
+        let (content, parts) = list.close(self.writer).await?;
+        self.grow(growing, StoredEntry { entry: file.entry, content }, &parts).await
     }
 
     async fn put_large(
@@ -485,7 +495,7 @@ impl TreeStore<'_> {
                     self.stats.files_read += 1;
                     self.cx.progress().add(Counter::FilesRead, 1);
                     let entry = StoredEntry { entry: opened.entry, content: stored.content };
-                    return self.grow(growing, entry, &stored.leaves).await;
+                    return self.grow(growing, entry, &stored.parts).await;
                 }
                 Ok(_) => {
                     break Error::internal("a file's content has another length than its entry");
@@ -501,7 +511,7 @@ impl TreeStore<'_> {
         &mut self,
         growing: &mut Growing,
         stored: StoredEntry,
-        leaves: &[ChunkRef],
+        parts: &[ChunkRef],
     ) -> Result<()> {
         if growing.last.as_ref().is_some_and(|last| *last >= stored.entry.path) {
             return Err(Error::internal("a tree's entries are out of order")
@@ -519,10 +529,10 @@ impl TreeStore<'_> {
         self.stats.entries += 1;
         self.cx.progress().add(Counter::Entries, 1);
         growing.digest.add(&stored.entry);
-        growing.basis.add(&stored, leaves)?;
+        growing.basis.add(&stored, parts)?;
         if let Some(chunk) = growing.chunker.add(&self.writer.shared().chunk_key, &stored) {
             let chunk = self.writer.put_meta(chunk).await?;
-            extend_list(self.writer, &mut growing.list, chunk).await?;
+            growing.list.push(self.writer, chunk).await?;
         }
         Ok(())
     }

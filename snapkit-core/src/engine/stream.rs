@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt as _;
 
-use crate::artifact::{ArtifactMeta, Body, Chunking};
+use crate::artifact::{ArtifactMeta, Body, Chunking, SourceName};
 use crate::context::Context;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Participant, guarded};
@@ -16,7 +16,8 @@ use crate::engine::write::{Account, Writer};
 use crate::error::{Error, Reason, Result};
 use crate::facts::{Facts, Standing};
 use crate::frame::Effort;
-use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, SourceRecord};
+use crate::manifest::{ArtifactRecord, CaptureVerdict, ChunkRef, ContentRef, SourceRecord};
+use crate::progress::Counter;
 use crate::source::Consistency;
 
 /// A source that was streamed.
@@ -55,7 +56,7 @@ impl Run<'_> {
         bases: Vec<Option<SourceBasis>>,
     ) -> Result<()> {
         for (participant, basis) in participants.iter_mut().zip(bases) {
-            self.source(writer, participant, basis).await?;
+            self.source(writer, participant, basis.map(Arc::new)).await?;
         }
         Ok(())
     }
@@ -64,7 +65,7 @@ impl Run<'_> {
         &mut self,
         writer: &mut Writer,
         participant: &mut Participant,
-        basis: Option<SourceBasis>,
+        basis: Option<Arc<SourceBasis>>,
     ) -> Result<()> {
         let info = participant.source.info().clone();
         let mut captured = Captured {
@@ -134,7 +135,7 @@ impl Run<'_> {
         writer: &mut Writer,
         capture: &mut dyn crate::source::Capture,
         captured: &mut Captured,
-        basis: Option<&SourceBasis>,
+        basis: Option<&Arc<SourceBasis>>,
     ) -> Result<(), Failure> {
         let cx = self.cx;
         let mut names = std::collections::HashSet::new();
@@ -146,10 +147,13 @@ impl Run<'_> {
                     .with("artifact", &meta.name);
                 return Err(Failure::Source(e));
             }
-            if let Some(record) =
-                self.unchanged(writer, &meta, basis).map_err(Failure::Repository)?
+            if let Some(unchanged) =
+                self.unchanged(writer, &meta, basis).await.map_err(Failure::Repository)?
             {
-                captured.record.artifacts.push(record);
+                let size = unchanged.record.content.bytes();
+                cx.progress().add(Counter::BytesUnchanged, size);
+                captured.record.artifacts.push(unchanged.record);
+                captured.files.extend(unchanged.parts.map(|file| (meta.name.to_string(), file)));
                 continue;
             }
             if let Some(size) = meta.size_hint {
@@ -180,6 +184,13 @@ impl Run<'_> {
                         .map_err(Failure::Repository)?
                         .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
                     sha256 = stored.sha256;
+                    if meta.fingerprint.is_some() && !stored.parts.is_empty() {
+                        let file = self
+                            .keep_parts(&captured.record.name, stored.parts)
+                            .await
+                            .map_err(Failure::Repository)?;
+                        captured.files.insert(meta.name.to_string(), file);
+                    }
                     ContentRef::Bytes { content: stored.content }
                 }
                 Body::Tree(tree) => {
@@ -222,14 +233,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The old record of an artifact whose fingerprint says that it is unchanged, if all its chunks are
-    /// still there.
-    fn unchanged(
+    /// An artifact whose fingerprint says that it is unchanged, if all that it consists of is still there.
+    async fn unchanged(
         &self,
         writer: &Writer,
         meta: &ArtifactMeta,
-        basis: Option<&SourceBasis>,
-    ) -> Result<Option<ArtifactRecord>> {
+        basis: Option<&Arc<SourceBasis>>,
+    ) -> Result<Option<Unchanged>> {
         let Some(basis) = basis.filter(|_| !self.read_all && meta.fingerprint.is_some()) else {
             return Ok(None);
         };
@@ -239,21 +249,46 @@ impl Run<'_> {
         else {
             return Ok(None);
         };
-        // The chunks of a longer list are not remembered: it is read again. So it is for a digest that was not
-        // taken.
-        let lacks_digest = self.sha256 && sha256.is_none();
-        if was.fingerprint != meta.fingerprint || content.depth > 0 || lacks_digest {
+        // It is read again for a digest that was not taken.
+        if was.fingerprint != meta.fingerprint || (self.sha256 && sha256.is_none()) {
             return Ok(None);
         }
-        for chunk in &content.chunks {
-            if !writer.shared().is_known(&chunk.id, chunk.len)? {
-                return Ok(None);
-            }
-        }
-        let meta = ArtifactMeta { size_hint: None, ..meta.clone() };
-        let content = ContentRef::Bytes { content: content.clone() };
-        Ok(Some(ArtifactRecord { meta, content, sha256: sha256.clone() }))
+        let parts = {
+            let (basis, shared) = (Arc::clone(basis), Arc::clone(writer.shared()));
+            let (name, content) = (meta.name.clone(), content.clone());
+            let look_up = move || {
+                for chunk in &content.chunks {
+                    if !shared.is_known(&chunk.id, chunk.len)? {
+                        return Ok(None);
+                    }
+                }
+                if content.depth == 0 {
+                    return Ok(Some(None));
+                }
+                let is_there = |part: &ChunkRef| shared.is_known(&part.id, part.len);
+                Ok(basis.parts(name.as_str(), is_there)?.map(Some))
+            };
+            self.cx.blocking(look_up).await?
+        };
+        Ok(parts.map(|parts| {
+            let meta = ArtifactMeta { size_hint: None, ..meta.clone() };
+            let content = ContentRef::Bytes { content: content.clone() };
+            Unchanged { record: ArtifactRecord { meta, content, sha256: sha256.clone() }, parts }
+        }))
     }
+
+    /// Leave the parts of a list for the next run.
+    async fn keep_parts(&self, source: &SourceName, parts: Vec<ChunkRef>) -> Result<FileRef> {
+        let (cx, store, source) = (self.cx.clone(), self.store.clone(), source.clone());
+        self.cx.blocking(move || store.write_parts(&cx, &source, &parts)).await
+    }
+}
+
+/// An artifact that is as it was.
+struct Unchanged {
+    record: ArtifactRecord,
+    /// What the basis has of its list, if that has depth.
+    parts: Option<FileRef>,
 }
 
 /// Whose fault it is: a source's failure may be allowed, the repository's may not.

@@ -23,6 +23,7 @@ mod client;
 mod config;
 mod error;
 mod facts;
+mod fingerprint;
 mod holders;
 mod image;
 mod integrity;

@@ -170,7 +170,7 @@ impl Pin {
     }
 
     /// Read so many pages, the first page being 1.
-    fn read(&self, job: &Job, first: u32, count: u32) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, job: &Job, first: u32, count: u32) -> Result<Vec<u8>> {
         let held = self.lock();
         let held = held.as_ref().ok_or_else(released)?;
         held.client.attend(job);

@@ -85,9 +85,9 @@ impl Source for Sqlite {
     async fn capture(
         &self,
         cx: &Context,
-        _basis: Option<&SourceRecord>,
+        basis: Option<&SourceRecord>,
     ) -> Result<Box<dyn Capture>> {
-        Ok(Box::new(SqliteCapture::prepare(cx, &self.config).await?))
+        Ok(Box::new(SqliteCapture::prepare(cx, &self.config, basis).await?))
     }
 
     async fn restore(&self, cx: &Context, request: &RestoreRequest) -> Result<Box<dyn Restore>> {

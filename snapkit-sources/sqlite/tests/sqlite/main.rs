@@ -4,6 +4,7 @@
 mod capture;
 mod child;
 mod conformance;
+mod fingerprint;
 mod image;
 mod in_place;
 mod replace;
