@@ -24,7 +24,7 @@ use crate::key::Key;
 use crate::pack::{FOOTER_LEN, PackContents, pack_key, parse_pack_key, read_trailer, trailer_len};
 use crate::progress::Counter;
 use crate::seal::{Header, WriterKeys};
-use crate::sink::Sink;
+use crate::sink::{ObjectEntry, Sink};
 
 /// Runs are merged when there are more than this.
 const MAX_RUNS: usize = 6;
@@ -107,7 +107,7 @@ impl Index {
         let listed = index.list_segments(cx, sink).await?;
         for run in found? {
             // A run that covers something that is gone may name packs that are gone.
-            if run.covers().iter().all(|id| listed.contains(id)) {
+            if run.covers().iter().all(|id| listed.contains_key(id)) {
                 index.install(run)?;
             } else {
                 run.delete();
@@ -127,13 +127,14 @@ impl Index {
         &self,
         cx: &Context,
         sink: &Arc<dyn Sink>,
-    ) -> Result<HashSet<SegmentId>> {
+    ) -> Result<HashMap<SegmentId, ObjectEntry>> {
         let listing = sink.list(cx, Some(&Key::new("index")?));
         cx.run(
             listing
                 .try_filter_map(async |entry| {
                     let id = entry.key.last_segment().parse::<SegmentId>().ok();
-                    Ok(id.filter(|id| segment_key(*id).is_ok_and(|key| key == entry.key)))
+                    let id = id.filter(|id| segment_key(*id).is_ok_and(|key| key == entry.key));
+                    Ok(id.map(|id| (id, entry)))
                 })
                 .try_collect(),
         )
@@ -144,32 +145,30 @@ impl Index {
         &self,
         cx: &Context,
         sink: &Arc<dyn Sink>,
-        listed: &HashSet<SegmentId>,
+        listed: &HashMap<SegmentId, ObjectEntry>,
     ) -> Result<LoadReport> {
         let covered: HashSet<SegmentId> = {
             let state = self.read();
             state.runs.iter().flat_map(|r| r.covers().iter().copied()).collect()
         };
-        let mut missing: Vec<SegmentId> = listed.difference(&covered).copied().collect();
-        missing.sort_unstable();
+        let missing = listed.iter().filter(|(id, _)| !covered.contains(*id));
+        let mut missing: Vec<_> = missing.map(|(id, entry)| (*id, entry.clone())).collect();
+        missing.sort_unstable_by_key(|(id, _)| *id);
         let mut report = LoadReport::default();
-        let mut fetched = futures_util::stream::iter(missing.into_iter().map(|id| async move {
-            let key = segment_key(id)?;
-            let bytes = match cx.run(sink.get(cx, &key, None)).await {
-                Ok(bytes) if bytes.len() > segment::MAX_SEGMENT => {
-                    let e = Error::corrupt("an index segment is too long");
-                    return Ok(Some((id, key, Err(e))));
-                }
-                // A collector replaced it since it was listed.
-                Err(e) if e.reason() == Reason::NotFound => return Ok(None),
-                Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
-                other => other?,
-            };
-            let keys = self.keys.clone();
-            let table = cx.compute(move || segment::open(id, &bytes, &keys)).await;
-            Ok::<_, Error>(Some((id, key, table)))
-        }))
-        .buffered(sink.info().concurrency.clamp(1, 2));
+        let mut fetched =
+            futures_util::stream::iter(missing.into_iter().map(|(id, entry)| async move {
+                let key = entry.key.clone();
+                let bytes = match entry.get(cx, &**sink, segment::MAX_SEGMENT as u64).await {
+                    // A collector replaced it since it was listed.
+                    Err(e) if e.reason() == Reason::NotFound => return Ok(None),
+                    Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
+                    other => other?,
+                };
+                let keys = self.keys.clone();
+                let table = cx.compute(move || segment::open(id, &bytes, &keys)).await;
+                Ok::<_, Error>(Some((id, key, table)))
+            }))
+            .buffered(sink.info().concurrency.clamp(1, 2));
         while let Some(next) = fetched.next().await {
             match next? {
                 Some((id, _, Ok(table))) => self.add_table(cx, table, vec![id]).await?,

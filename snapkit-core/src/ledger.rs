@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::codec::{Reader, WriteExt, len32};
@@ -26,10 +26,19 @@ use crate::manifest::{
 };
 use crate::seal::{Header, ObjectType, TAG_LEN};
 use crate::sign::check_signed;
-use crate::sink::{Put, PutMode, Sink};
+use crate::sink::{ObjectEntry, Put, PutMode, Sink};
 
 /// The longest snapshot document, before compression: 16 MiB.
 pub const MAX_SNAPSHOT: usize = 16 << 20;
+
+/// The longest object of a line: what compression cannot shorten, and what is around it.
+const MAX_LINE: u64 = MAX_SNAPSHOT as u64 + AROUND;
+
+/// What is around a document in its object is shorter than this.
+pub(crate) const AROUND: u64 = 64 << 10;
+
+/// Lines that are longer than this are read one at a time.
+const LONG_LINE: u64 = 1 << 20;
 
 /// The most values in one: what is read takes many times the memory of its text if that is `[0,0,0,…`.
 pub const MAX_SNAPSHOT_VALUES: usize = 1 << 20;
@@ -243,6 +252,14 @@ fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|e| Error::corrupt("a document is malformed").caused_by(e))
 }
 
+/// A line that is not there is a snapshot that is not there.
+fn no_line(id: &SnapshotId, e: Error) -> Error {
+    match e.reason() {
+        Reason::NotFound => Error::new(Reason::NoSnapshot, format!("there is no snapshot {id}")),
+        _ => e,
+    }
+}
+
 #[async_trait]
 impl Manifest for StoredManifest {
     async fn begin(&self, cx: &Context, session: &Session) -> Result<()> {
@@ -303,42 +320,35 @@ impl Manifest for StoredManifest {
 
     async fn get(&self, cx: &Context, id: &SnapshotId) -> Result<Line> {
         let key = line_key(id)?;
-        let object = cx.run(self.sink.get(cx, &key, None)).await.map_err(|e| {
-            if e.reason() == Reason::NotFound {
-                Error::new(Reason::NoSnapshot, format!("there is no snapshot {id}"))
-            } else {
-                e
-            }
-        })?;
+        let object = cx.run(self.sink.get(cx, &key, None)).await.map_err(|e| no_line(id, e))?;
         self.decode(id, &object)
     }
 
     async fn list(&self, cx: &Context) -> Result<LineStream> {
         let prefix = Key::new("snapshots")?;
         let concurrency = self.sink.info().concurrency;
-        let ids: Vec<SnapshotId> = cx
-            .run(
-                self.sink
-                    .list(cx, Some(&prefix))
-                    .try_filter_map(async |e| {
-                        let id = e.key.last_segment().parse::<SnapshotId>().ok();
-                        // What lies deeper is no line, whatever its name is.
-                        Ok(id.filter(|id| line_key(id).is_ok_and(|key| key == e.key)))
-                    })
-                    .try_collect(),
-            )
-            .await?;
+        let listing = self.sink.list(cx, Some(&prefix)).try_filter_map(async |entry| {
+            let id = entry.key.last_segment().parse::<SnapshotId>().ok();
+            // What lies deeper is no line, whatever its name is.
+            let id = id.filter(|id| line_key(id).is_ok_and(|key| key == entry.key));
+            Ok(id.map(|id| (id, entry)))
+        });
+        let lines: Vec<(SnapshotId, ObjectEntry)> = cx.run(listing.try_collect()).await?;
+        let (short, long): (Vec<_>, Vec<_>) =
+            lines.into_iter().partition(|(_, entry)| entry.size <= LONG_LINE);
         let (this, cx) = (self.clone(), cx.clone());
-        let lines = futures_util::stream::iter(ids)
-            .map(move |id| {
-                let (this, cx) = (this.clone(), cx.clone());
-                async move {
-                    let line = this.get(&cx, &id).await;
-                    (id, line)
-                }
-            })
-            .buffered(concurrency.max(1));
-        Ok(Box::pin(lines))
+        let read = move |(id, entry): (SnapshotId, ObjectEntry)| {
+            let (this, cx) = (this.clone(), cx.clone());
+            async move {
+                let line = match entry.get(&cx, &*this.sink, MAX_LINE).await {
+                    Ok(object) => this.decode(&id, &object),
+                    Err(e) => Err(no_line(&id, e)),
+                };
+                (id, line)
+            }
+        };
+        let short = stream::iter(short).map(read.clone()).buffered(concurrency.max(1));
+        Ok(short.chain(stream::iter(long).then(read)).boxed())
     }
 
     async fn note(&self, cx: &Context, note: &Note) -> Result<()> {
@@ -360,21 +370,21 @@ impl Manifest for StoredManifest {
 
     async fn notes(&self, cx: &Context) -> Result<NoteStream> {
         if self.credential.reader.is_none() {
-            return Ok(Box::pin(futures_util::stream::empty()));
+            return Ok(Box::pin(stream::empty()));
         }
         let concurrency = self.sink.info().concurrency;
         let listing = self.sink.list(cx, Some(&Key::new(NOTES)?));
-        let keys: Vec<Key> = cx.run(listing.map_ok(|entry| entry.key).try_collect()).await?;
+        let entries: Vec<ObjectEntry> = cx.run(listing.try_collect()).await?;
         let (this, cx) = (self.clone(), cx.clone());
-        let notes = futures_util::stream::iter(keys)
-            .map(move |key| {
+        let notes = stream::iter(entries)
+            .map(move |entry| {
                 let (this, cx) = (this.clone(), cx.clone());
                 async move {
                     let read = async {
-                        let object = cx.run(this.sink.get(&cx, &key, None)).await?;
-                        this.decode_note(&key, &object)
+                        let object = entry.get(&cx, &*this.sink, MAX_NOTE as u64 + AROUND).await?;
+                        this.decode_note(&entry.key, &object)
                     };
-                    (key.to_string(), read.await)
+                    (entry.key.to_string(), read.await)
                 }
             })
             .buffered(concurrency.max(1));

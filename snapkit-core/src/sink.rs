@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 
 use crate::context::{Context, Timestamp};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 
 /// The largest object: 64 MiB. A sink refuses a larger one with `limit-exceeded`.
@@ -51,6 +51,17 @@ pub struct ObjectEntry {
     pub size: u64,
     /// When the store says it was written, if it says so. By the store's clock.
     pub modified: Option<Timestamp>,
+}
+
+impl ObjectEntry {
+    /// Read the object, unless it is longer than its kind may be: that is `corrupt`, and is not read.
+    pub(crate) async fn get(&self, cx: &Context, sink: &dyn Sink, most: u64) -> Result<Bytes> {
+        if self.size > most {
+            let what = format!("it is too long: {} bytes, at most {most} are allowed", self.size);
+            return Err(Error::corrupt(what).with("key", &self.key));
+        }
+        cx.run(sink.get(cx, &self.key, None)).await
+    }
 }
 
 /// A listing on its way.

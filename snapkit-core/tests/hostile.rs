@@ -5,19 +5,25 @@
 
 mod lab;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lab::Lab;
-use snapkit_core::engine::Scope;
+use snapkit_core::engine::{Scope, VerifyOptions};
 use snapkit_core::error::Reason;
 use snapkit_core::frame::{Effort, FrameCodec};
+use snapkit_core::id::{SegmentId, SnapshotId};
 use snapkit_core::index::segment::TableBuilder;
+use snapkit_core::index::segment_key;
 use snapkit_core::key::Key;
 use snapkit_core::ledger::{MAX_SNAPSHOT_VALUES, line_key};
 use snapkit_core::manifest::{ChunkRef, Snapshot};
 use snapkit_core::pack::{PackContents, PackedFrame};
 use snapkit_core::seal::ObjectType;
 use snapkit_core::sink::PutMode;
-use snapkit_testkit::double::{ScriptedArtifact, ScriptedFile, ScriptedSource};
+use snapkit_testkit::double::{
+    RecordingSink, ScriptedArtifact, ScriptedFile, ScriptedSource, Verb,
+};
 
 fn source(seed: u64) -> ScriptedSource {
     ScriptedSource::new("app")
@@ -62,7 +68,7 @@ async fn an_index_that_lies_is_not_believed() {
     let packs = lab::packs_in(&lab.memory.contents(), &writer);
     let pack = packs.values().max_by_key(|pack| pack.size).unwrap();
     // What the next snapshot will need.
-    let lab = Lab { sources: vec![std::sync::Arc::new(source(2))], ..lab };
+    let lab = Lab { sources: vec![Arc::new(source(2))], ..lab };
     let fork = lab.fork().await;
     let coming = fork.create().await.unwrap().snapshot;
     let chunks: Vec<ChunkRef> = lab::packs_in(&fork.memory.contents(), &writer)
@@ -144,4 +150,32 @@ async fn a_snapshot_has_limits() {
     assert!(ledger.damaged[0].1.to_string().contains("too long"), "{:?}", ledger.damaged);
     commit(&lab, &first, &serde_json::to_vec(&first).unwrap()).await;
     lab.restore(&first).await.unwrap();
+}
+
+/// Whoever can write to the place can put objects there that fill the memory of who reads them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_longer_than_its_kind_may_be_is_not_read() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let forged: SnapshotId = "20260101T000000Z-0000000000000000".parse().unwrap();
+    let long = [
+        (line_key(&forged).unwrap(), 17 << 20),
+        (Key::new(format!("sessions/{forged}/0")).unwrap(), 1 << 20),
+        (Key::new(format!("notes/{}/junk", first.id)).unwrap(), 1 << 20),
+        (Key::new(format!("keys/{}.age", "0".repeat(32))).unwrap(), 1 << 20),
+        (segment_key(SegmentId([0; 32])).unwrap(), 33 << 20),
+    ];
+    for (key, len) in &long {
+        put(&lab, key, vec![0; *len]).await;
+    }
+    let recording = Arc::new(RecordingSink::new(Arc::clone(&lab.sink)));
+    let repository = lab.open_on(Arc::clone(&recording) as _).await.unwrap();
+    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
+    let report = repository.verify(&lab.cx, &lab.registry(), &options).await.unwrap();
+    for (key, _) in &long {
+        recording.assert_none(Verb::Get, key.as_str());
+        let said = report.damage.iter().find(|d| d.object == key.as_str());
+        assert!(said.is_some_and(|d| d.what.contains("too long")), "{key}: {:#?}", report.damage);
+    }
+    assert_eq!(report.damage.len(), long.len(), "{:#?}", report.damage);
 }

@@ -67,7 +67,7 @@ async fn store(cx: &Context, kind: Kind, url: &str, settings: &Settings) -> Resu
 
 #[cfg_attr(
     not(any(feature = "s3", feature = "gcs", feature = "azure")),
-    expect(unused_variables, clippy::unnecessary_wraps, reason = "there is nothing to open")
+    allow(unused_variables, clippy::unnecessary_wraps, reason = "there is nothing to open")
 )]
 fn open_store(kind: Kind, url: &str, settings: &Settings) -> Result<Arc<dyn Sink>> {
     match kind {

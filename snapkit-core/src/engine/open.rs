@@ -236,11 +236,7 @@ async fn open_credential(
                 "the repository has too many credentials",
             ));
         }
-        if entry.size > MAX_CREDENTIAL as u64 {
-            damage = Some(Error::corrupt("a credential file is too long").with("key", entry.key));
-            continue;
-        }
-        let file = match cx.run(sink.get(cx, &entry.key, None)).await {
+        let file = match entry.get(cx, &**sink, MAX_CREDENTIAL as u64).await {
             Ok(file) => file,
             Err(e) if e.is_damage() => {
                 damage = Some(e.with("key", entry.key));

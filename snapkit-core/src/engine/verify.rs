@@ -7,6 +7,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::try_join3;
 
 use crate::context::Context;
+use crate::credential::MAX_CREDENTIAL;
 use crate::engine::Repository;
 use crate::engine::check::{Awaited, ask};
 use crate::engine::examine::{Examination, Findings};
@@ -17,7 +18,7 @@ use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::PackId;
 use crate::index::create_private_dir;
 use crate::key::Key;
-use crate::ledger::line_key;
+use crate::ledger::{AROUND, line_key};
 use crate::manifest::{CaptureVerdict, Snapshot, SourceRecord};
 use crate::pack::parse_pack_key;
 use crate::progress::Phase;
@@ -165,7 +166,7 @@ impl Repository {
     async fn examine_keys(&self, cx: &Context, findings: &mut Findings) -> Result<()> {
         let mut listing = self.sink.list(cx, Some(&Key::new("keys")?));
         while let Some(entry) = cx.run(listing.try_next()).await? {
-            let what = match cx.run(self.sink.get(cx, &entry.key, None)).await {
+            let what = match entry.get(cx, &*self.sink, MAX_CREDENTIAL as u64).await {
                 Ok(file) if file.starts_with(b"age-encryption.org/v1\n") => continue,
                 Ok(_) => "it is no age file".to_owned(),
                 Err(e) if e.is_passing() => return Err(e),
@@ -185,7 +186,7 @@ impl Repository {
         let certifier = self.config.certifier()?;
         let mut listing = self.sink.list(cx, Some(&Key::new("sessions")?));
         while let Some(entry) = cx.run(listing.try_next()).await? {
-            let checked = match cx.run(self.sink.get(cx, &entry.key, None)).await {
+            let checked = match entry.get(cx, &*self.sink, AROUND).await {
                 Ok(object) => {
                     check_signed(&certifier, self.config.repository, entry.key.as_str(), &object)
                         .map(drop)
