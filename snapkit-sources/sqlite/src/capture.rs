@@ -60,8 +60,10 @@ impl SqliteCapture {
         let spoiled = basis.is_some_and(|b| b.verdict != CaptureVerdict::Complete);
         let was = basis.filter(|_| !spoiled).cloned();
         work(cx, move |job| {
-            let before = if spoiled { None } else { Before::look(&config.path, job.cx().now()) };
-            let client = open_source(&config, job)?;
+            let now = job.cx().now();
+            let (client, before) =
+                Before::and_open(&config.path, now, || open_source(&config, job))?;
+            let before = before.filter(|_| !spoiled);
             client.number("SELECT count(*) FROM sqlite_schema")?;
             if needs_copy(&client)? {
                 let size = u64::from(client.page_size()?) * u64::from(client.page_count()?);

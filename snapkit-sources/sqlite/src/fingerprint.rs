@@ -6,10 +6,11 @@
 //! meaning of the source's facts changes, the hash's context must: they are taken over with the content.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use snapkit_core::Result;
 use snapkit_core::context::Timestamp;
@@ -64,6 +65,13 @@ impl State {
         self.changed.saturating_add(tick) < now.0
     }
 
+    /// How often this process has the file open, if the system tells.
+    fn times_open(&self) -> Option<usize> {
+        let open = std::fs::read_dir("/dev/fd").ok()?.flatten();
+        let is_it = |meta: &Metadata| (meta.dev(), meta.ino()) == (self.device, self.inode);
+        Some(open.filter(|fd| std::fs::metadata(fd.path()).is_ok_and(|meta| is_it(&meta))).count())
+    }
+
     fn add_to(&self, hasher: &mut blake3::Hasher) {
         for number in [self.device, self.inode, self.size] {
             hasher.update(&number.to_le_bytes());
@@ -84,8 +92,26 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// Look at the files of a database that is not open yet. `None` if nothing can be said of them.
-    pub(crate) fn look(path: &Path, now: Timestamp) -> Option<Self> {
+    /// Look at the files of a database, then open it. Nothing is said of the files if nothing can be, or if this
+    /// process does not have the file open once more than before: a link on the way to it may have pointed
+    /// elsewhere for a moment. (SQLite takes a descriptor that it has left over where a program keeps connections
+    /// of its own to the database; then nothing is said either.)
+    pub(crate) fn and_open<T>(
+        path: &Path,
+        now: Timestamp,
+        open: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Option<Self>)> {
+        // The database that another capture opens meanwhile is not to be taken for this one's.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = Self::look(path, now);
+        let count = || before.as_ref().and_then(|b| b.states.0.as_ref()?.times_open());
+        let (were, opened, are) = (count(), open()?, count());
+        let is_open = were.zip(are).is_some_and(|(were, are)| were < are);
+        Ok((opened, before.filter(|_| is_open)))
+    }
+
+    fn look(path: &Path, now: Timestamp) -> Option<Self> {
         let database = path.canonicalize().ok()?;
         let mut log = database.clone().into_os_string();
         log.push("-wal");
@@ -159,4 +185,28 @@ fn states(database: &Path, log: &Path) -> io::Result<(Option<State>, Option<Stat
     // SQLite running as root gives the log to the database's owner whenever it opens it: a change, not of content.
     let log = State::look(log)?.map(|s| State { changed: s.modified, ..s });
     Ok((State::look(database)?, log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_file_that_was_opened_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, link) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("link"));
+        std::fs::write(&a, "a").unwrap();
+        std::fs::write(&b, "b").unwrap();
+        std::os::unix::fs::symlink(&a, &link).unwrap();
+        let later = Timestamp(i64::MAX);
+        let opening = |path: &Path| {
+            let (_file, before) =
+                Before::and_open(&link, later, || Ok(File::open(path).unwrap())).unwrap();
+            before.is_some()
+        };
+        assert!(opening(&link) && opening(&a));
+        assert!(!opening(&b), "the link is expected to have been switched");
+        let _held = File::open(&a).unwrap();
+        assert!(opening(&link) && !opening(&b));
+    }
 }

@@ -11,7 +11,7 @@ use snapkit_core::facts::Facts;
 use snapkit_core::manifest::{CaptureVerdict, SourceRecord};
 use snapkit_core::source::Source as _;
 
-use crate::child::can_write;
+use crate::child::{Other, can_write};
 use crate::support::{bank, capture, run, source, sum};
 
 /// Until a further change of the files would show.
@@ -77,11 +77,11 @@ async fn at_rest_with_a_log() {
     let dir = tempfile::tempdir().unwrap();
     let (path, link) = (dir.path().join("app.db"), dir.path().join("link.db"));
     std::os::unix::fs::symlink("app.db", &link).unwrap();
-    let db = bank(&path, "WAL");
-    db.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+    drop(bank(&path, "WAL"));
+    let _application = Other::start("add", &path);
     assert!(std::fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
-    is_known_again(&path, || db.execute_batch(CHANGE).unwrap()).await;
-    is_known_again(&link, || db.execute_batch(CHANGE).unwrap()).await;
+    is_known_again(&path, || run("sqlite3", &[&path, CHANGE.as_ref()])).await;
+    is_known_again(&link, || run("sqlite3", &[&path, CHANGE.as_ref()])).await;
 }
 
 /// A writer has put its commit into the log and is held up, maybe by its disk, before it makes it known. No
@@ -92,8 +92,8 @@ async fn a_commit_that_is_not_known_yet_makes_another_fingerprint() {
     let path = dir.path().join("app.db");
     let (index, before, after) =
         (beside(&path, "-shm"), dir.path().join("before"), dir.path().join("after"));
-    let db = bank(&path, "WAL");
-    db.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+    drop(bank(&path, "WAL"));
+    let _application = Other::start("add", &path);
     let header = |from: &Path, to: &Path| {
         let arg = |name: &str, path: &Path| PathBuf::from(format!("{name}={}", path.display()));
         let (from, to) = (arg("if", from), arg("of", to));
@@ -110,7 +110,7 @@ async fn a_commit_that_is_not_known_yet_makes_another_fingerprint() {
         );
     };
     header(&index, &before);
-    db.execute_batch("UPDATE accounts SET amount = 4711 WHERE id = 77").unwrap();
+    run("sqlite3", &[&path, "UPDATE accounts SET amount = 4711 WHERE id = 77".as_ref()]);
     header(&index, &after);
     header(&before, &index);
     rest().await;
