@@ -17,6 +17,7 @@ mod find;
 mod local;
 mod open;
 mod packs;
+mod proven;
 mod read;
 mod restore;
 mod select;

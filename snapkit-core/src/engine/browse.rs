@@ -20,17 +20,17 @@ impl Repository {
     /// What reads this repository's content. Loads the index.
     pub(crate) async fn reader(&self, cx: &Context) -> Result<Arc<ChunkReader>> {
         let (index, _) = self.load_index(cx).await?;
-        self.reader_with(index)
+        self.reader_with(index).map(Arc::new)
     }
 
-    pub(crate) fn reader_with(&self, index: Index) -> Result<Arc<ChunkReader>> {
-        Ok(Arc::new(ChunkReader::new(
+    pub(crate) fn reader_with(&self, index: Index) -> Result<ChunkReader> {
+        ChunkReader::new(
             Arc::clone(&self.sink),
             Arc::new(index),
             &self.credential,
             self.chunk_key.clone(),
             self.options.memory / 4,
-        )?))
+        )
     }
 
     /// The entries of a tree artifact, in order, each with its content's list.

@@ -105,17 +105,17 @@ async fn examine_pack(
             Ok(contents) => {
                 let rows = count_rows(&this, &contents)?;
                 let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
-                Ok((contents.frames, sealer, rows))
+                Ok((contents, sealer, rows))
             }
             Err(e) => Err(e),
         };
         Ok((Vec::from(bytes), opened))
     });
     let (mut pack, opened) = opened.await?;
-    let (frames, sealer) = match opened {
-        Ok((frames, sealer, rows)) => {
+    let (contents, sealer) = match opened {
+        Ok((contents, sealer, rows)) => {
             findings.rows = rows;
-            (Arc::new(frames), Arc::new(sealer))
+            (Arc::new(contents), Arc::new(sealer))
         }
         // What its own trailer says counts no more: another pack may stand here.
         Err(e) => {
@@ -123,19 +123,24 @@ async fn examine_pack(
         }
     };
     let mut from = 0;
-    while from < frames.len() {
+    while from < contents.frames.len() {
         let mut len = 0;
         let mut to = from;
-        while to < frames.len() && (to == from || len < SLICE) {
-            len += u64::from(frames[to].stored);
+        while to < contents.frames.len() && (to == from || len < SLICE) {
+            len += u64::from(contents.frames[to].stored);
             to += 1;
         }
-        let (this, frames, sealer) = (Arc::clone(reader), Arc::clone(&frames), Arc::clone(&sealer));
+        let (this, contents, sealer) =
+            (Arc::clone(reader), Arc::clone(&contents), Arc::clone(&sealer));
         let work = cx.compute(move || {
             let mut bad = Vec::new();
-            for (number, frame) in frames.iter().enumerate().take(to).skip(from) {
+            for (number, frame) in (0u32..).zip(&contents.frames).take(to).skip(from) {
+                // A check has read it.
+                if this.proven().is_some_and(|proven| proven.has(&contents, number)) {
+                    continue;
+                }
                 let raw = sealer.as_ref().as_ref().map_err(String::clone).and_then(|sealer| {
-                    open_frame(&this, sealer, number as u64, frame, &mut pack)
+                    open_frame(&this, sealer, u64::from(number), frame, &mut pack)
                         .map_err(|e| e.chain())
                 });
                 examine_frame(&this, frame, &raw, &mut bad);

@@ -15,6 +15,7 @@ use crate::chunk::ChunkKey;
 use crate::context::Context;
 use crate::credential::Credential;
 use crate::engine::ahead::{Budget, Turn, Turns};
+use crate::engine::proven::Proven;
 use crate::entries::{LONGEST_TREE_CHUNK, StoredEntry, check_list, decode_entry, decode_node};
 use crate::error::{Error, Reason, Result};
 use crate::frame::{FRAME_TARGET, FrameCodec};
@@ -52,6 +53,8 @@ pub(crate) struct ChunkReader {
     frames: Mutex<VecDeque<((PackId, u32), Bytes)>>,
     /// The index was read again because something was missing.
     refreshed: OnceCell<()>,
+    /// Frames that were read whole, if they are remembered.
+    proven: Option<Proven>,
 }
 
 /// Chunks that lie in one frame, in order.
@@ -99,7 +102,19 @@ impl ChunkReader {
             sealers: Mutex::default(),
             frames: Mutex::default(),
             refreshed: OnceCell::new(),
+            proven: None,
         })
+    }
+
+    /// The same, and it remembers which frames it has read whole: see [`Proven`].
+    pub(crate) fn that_remembers(mut self) -> Self {
+        self.proven = Some(Proven::default());
+        self
+    }
+
+    /// The frames that were read whole, if they are remembered.
+    pub(crate) fn proven(&self) -> Option<&Proven> {
+        self.proven.as_ref()
     }
 
     pub(crate) fn index(&self) -> &Arc<Index> {
@@ -309,28 +324,32 @@ impl ChunkReader {
         // One trip to a computing thread for all that is to be done with a frame.
         let (this, at) = (Arc::clone(&self), place.clone());
         cx.compute(move || {
+            let is_fresh = matches!(source, FrameSource::Sealed(..));
             let frame = this.open_frame(&at, source, &wanted)?;
-            wanted
-                .into_iter()
-                .map(|(chunk, start)| {
-                    let (start, len) = (start as usize, chunk.len as usize);
-                    let found = frame.get(start..start.saturating_add(len));
-                    match found {
-                        Some(bytes) if this.chunk_key.name(bytes) == chunk.id => {
-                            // A small part must not hold on to all of the frame.
-                            Ok(if len * 4 < frame.len() {
-                                Bytes::copy_from_slice(bytes)
-                            } else {
-                                frame.slice(start..start + len)
-                            })
+            let chunks =
+                wanted
+                    .iter()
+                    .map(|(chunk, start)| {
+                        let (start, len) = (*start as usize, chunk.len as usize);
+                        let found = frame.get(start..start.saturating_add(len));
+                        match found {
+                            Some(bytes) if this.chunk_key.name(bytes) == chunk.id => {
+                                // A small part must not hold on to all of the frame.
+                                Ok(if len * 4 < frame.len() {
+                                    Bytes::copy_from_slice(bytes)
+                                } else {
+                                    frame.slice(start..start + len)
+                                })
+                            }
+                            _ => Err(Error::corrupt("content does not fit its name")
+                                .with("chunk", chunk.id)),
                         }
-                        _ => {
-                            Err(Error::corrupt("content does not fit its name")
-                                .with("chunk", chunk.id))
-                        }
-                    }
-                })
-                .collect()
+                    })
+                    .collect::<Result<Vec<Bytes>>>()?;
+            if let Some(proven) = this.proven.as_ref().filter(|_| is_fresh) {
+                proven.add(&at, &wanted);
+            }
+            Ok(chunks)
         })
         .await
         .map_err(|e| e.with("object", &key))

@@ -67,7 +67,7 @@ impl Repository {
             needed_unlisted: false,
             broken: HashSet::new(),
             stored: self.list_packs(cx).await?,
-            reader: self.reader_with(index)?,
+            reader: Arc::new(self.reader_with(index)?.that_remembers()),
             bad: HashMap::new(),
             opaque: HashMap::new(),
             needed: HashSet::new(),
