@@ -7,8 +7,7 @@
 //! index key. Content is AES-256-GCM with a nonce per frame; the associated data is the whole header,
 //! the frame's number and, where the object's name is not a hash of its bytes, its name.
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::{Kem as _, X25519HkdfSha256};
@@ -367,7 +366,7 @@ fn open_object_key(
 
 /// Seals and opens the frames of one object.
 pub struct FrameSealer {
-    cipher: Aes256Gcm,
+    cipher: LessSafeKey,
     /// Header and name, to which each frame's number is added.
     bound: Vec<u8>,
     padding_key: Zeroizing<[u8; 32]>,
@@ -383,6 +382,7 @@ impl std::fmt::Debug for FrameSealer {
 pub const TRAILER_FRAME: u64 = u64::MAX;
 
 impl FrameSealer {
+    #[expect(clippy::expect_used, reason = "the key is as long as the algorithm wants it")]
     fn new(object_key: &[u8; 32], header: &Header, name: &str) -> Self {
         let material = Zeroizing::new([&object_key[..], &header.salt].concat());
         let content_key =
@@ -391,16 +391,17 @@ impl FrameSealer {
             Zeroizing::new(blake3::derive_key("snapkit 1-draft padding key", &material));
         let mut bound = header.encode();
         bound.put_bytes(name.as_bytes());
-        Self { cipher: Aes256Gcm::new((&*content_key).into()), bound, padding_key }
+        let cipher = UnboundKey::new(&AES_256_GCM, &*content_key).expect("a key of 32 bytes");
+        Self { cipher: LessSafeKey::new(cipher), bound, padding_key }
     }
 
-    fn nonce_and_aad(&self, frame: u64) -> ([u8; 12], Vec<u8>) {
+    fn nonce_and_aad(&self, frame: u64) -> (Nonce, Aad<Vec<u8>>) {
         let mut nonce = [0; 12];
         nonce[4..].copy_from_slice(&frame.to_be_bytes());
         let mut aad = Vec::with_capacity(self.bound.len() + 8);
         aad.extend_from_slice(&self.bound);
         aad.put_u64(frame);
-        (nonce, aad)
+        (Nonce::assume_unique_for_key(nonce), Aad::from(aad))
     }
 
     /// Seal a frame in place; its tag is appended. No number is used twice for one object.
@@ -408,9 +409,9 @@ impl FrameSealer {
         let (nonce, aad) = self.nonce_and_aad(frame);
         let tag = self
             .cipher
-            .encrypt_inout_detached(&Nonce::from(nonce), &aad, buffer.as_mut_slice().into())
+            .seal_in_place_separate_tag(nonce, aad, buffer)
             .map_err(|_| Error::internal("a frame is too long to seal"))?;
-        buffer.extend_from_slice(&tag);
+        buffer.extend_from_slice(tag.as_ref());
         Ok(())
     }
 
@@ -431,18 +432,11 @@ impl FrameSealer {
 
     /// Open a frame where it lies, and give its plain text. What is there is of no use if it is not genuine.
     pub fn open_slice<'b>(&self, frame: u64, sealed: &'b mut [u8]) -> Result<&'b [u8]> {
-        let damaged = || Error::corrupt("sealed content is damaged or not where it belongs");
-        let (plain, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or_else(damaged)?;
         let (nonce, aad) = self.nonce_and_aad(frame);
-        self.cipher
-            .decrypt_inout_detached(
-                &Nonce::from(nonce),
-                &aad,
-                (&mut *plain).into(),
-                &Tag::from(*tag),
-            )
-            .map_err(|_| damaged())?;
-        Ok(plain)
+        match self.cipher.open_in_place(nonce, aad, sealed) {
+            Ok(plain) => Ok(plain),
+            Err(_) => Err(Error::corrupt("sealed content is damaged or not where it belongs")),
+        }
     }
 
     /// Bytes that cannot be told from sealed ones.
