@@ -5,7 +5,6 @@ use std::path::{Component, Path, PathBuf};
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 
 use crate::env::{self, Env};
-use crate::output::HINT;
 
 /// Below the directories that programs share.
 const PROGRAM: &str = "snapkit";
@@ -73,9 +72,7 @@ impl Places {
         if !is_refusal || ![&self.cache, &self.state, &self.config].into_iter().any(is_below) {
             return error;
         }
-        error.with(
-            HINT,
-            "set HOME to a directory that you may write to, or name directories with --state-dir and \
+        error.with_hint("set HOME to a directory that you may write to, or name directories with --state-dir and \
              --cache-dir, and a key file with --key-file",
         )
     }

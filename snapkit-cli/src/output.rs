@@ -18,9 +18,6 @@ use snapkit_core::error::{Error, IoContext as _, Result};
 
 use crate::exit;
 
-/// Put into an error's context, this is its hint instead of the usual one of its reason; empty is none.
-pub(crate) const HINT: &str = "hint";
-
 /// How a run speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Manner {
@@ -170,7 +167,7 @@ impl Output {
                 said = cause;
             }
         }
-        let hint = hint(error);
+        let hint = error.hint();
         if !hint.is_empty() {
             self.to_stderr(&format!("hint: {hint}"));
         }
@@ -192,7 +189,7 @@ impl Output {
             // Standard output holds a part of a list, which stays readable.
             self.end_list();
             self.to_stderr(&document.to_string());
-        } else if self.has_content.load(Ordering::Relaxed) {
+        } else if self.has_content.load(Ordering::Relaxed) || self.is_closed() {
             self.to_stderr(&document.to_string());
         } else {
             // Nothing is left to be done if even this cannot be encoded.
@@ -215,7 +212,7 @@ impl Output {
             // What to do about it is for whoever sent the output there to know.
             Some(error) => Err(error)
                 .doing(|| "cannot write to standard output".to_owned())
-                .map_err(|e| e.with(HINT, "")),
+                .map_err(|e| e.with_hint("")),
             None => Ok(()),
         }
     }
@@ -319,7 +316,7 @@ fn failure_document(error: &Error) -> serde_json::Value {
             "message": error.message(),
             "context": context,
             "causes": causes(error).collect::<Vec<_>>(),
-            "hint": hint(error),
+            "hint": error.hint(),
         }
     })
 }
@@ -335,14 +332,7 @@ fn sentence(error: &Error) -> String {
 }
 
 fn context(error: &Error) -> impl Iterator<Item = (&str, &str)> {
-    let all = error.context().iter().map(|(key, value)| (*key, value.as_str()));
-    all.filter(|(key, _)| *key != HINT)
-}
-
-/// What to do about an error: what was said last counts.
-fn hint(error: &Error) -> &str {
-    let own = error.context().iter().rev().find(|(key, _)| *key == HINT);
-    own.map_or(error.hint(), |(_, hint)| hint)
+    error.context().iter().map(|(key, value)| (*key, value.as_str()))
 }
 
 fn causes(error: &Error) -> impl Iterator<Item = String> {
@@ -405,13 +395,5 @@ mod tests {
             "hint": "check that the key or passphrase belongs to this repository",
         }});
         assert_eq!(failure_document(&error), expected);
-    }
-
-    #[test]
-    fn a_hint_of_its_own_replaces_the_usual_one() {
-        let error = Error::new(Reason::NoSpace, "full").with("path", "/x").with(HINT, "sweep");
-        assert_eq!((sentence(&error).as_str(), hint(&error)), ("full (path=/x)", "sweep"));
-        assert!(hint(&Error::new(Reason::NoSpace, "full")).starts_with("free some space"));
-        assert_eq!(hint(&Error::new(Reason::NoSpace, "full").with(HINT, "")), "");
     }
 }

@@ -9,7 +9,6 @@ use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::tree::escape;
 
 use crate::location::{Places, lexical, resolve};
-use crate::output::HINT;
 use crate::paths;
 
 /// The directories that are snapkit's own, without symbolic links in their paths.
@@ -91,7 +90,7 @@ impl Own {
             )
             .with("path", root.display())
             .with("repository", repository.display())
-            .with(HINT, "restore with --target, or name a part of the snapshot")),
+            .with_hint("restore with --target, or name a part of the snapshot")),
             _ => Ok(()),
         }
     }

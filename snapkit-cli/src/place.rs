@@ -8,7 +8,6 @@ use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 
 use crate::env;
 use crate::location::{lexical, resolve};
-use crate::output::HINT;
 
 /// What a repository keeps below its place.
 const PARTS: [&str; 4] = ["packs", "snapshots", "index", "keys"];
@@ -60,7 +59,7 @@ impl<'a> Place<'a> {
             )
             .with("location", self.directory.display())
             .with("holds", name)
-            .with(HINT, "name a directory that is empty or that does not exist yet")),
+            .with_hint("name a directory that is empty or that does not exist yet")),
         }
     }
 
@@ -86,8 +85,7 @@ impl<'a> Place<'a> {
             format!("{} {are} here, but {CONFIG_KEY} is gone", content.join(" and ")),
         )
         .with("location", self.directory.display())
-        .with(
-            HINT,
+        .with_hint(
             "put the file config back from a copy; a new repository could not read what is here",
         ))
     }
@@ -112,9 +110,7 @@ impl<'a> Place<'a> {
             "the repository that this machine knows at this place is not there",
         )
         .with("location", self.directory.display())
-        .with(
-            HINT,
-            "is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`",
+        .with_hint("is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`",
         ))
     }
 

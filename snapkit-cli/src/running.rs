@@ -7,8 +7,6 @@ use std::path::Path;
 
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 
-use crate::output::HINT;
-
 /// Below the directory of local state: a lock for each stack of each repository.
 const RUNNING: &str = "running";
 
@@ -39,7 +37,7 @@ impl Running {
                 let e = Error::new(Reason::Busy, "another run of this stack is under way")
                     .with("stack", stack);
                 let e = if who.is_empty() { e } else { e.with("by", who.trim()) };
-                return Err(e.with(HINT, "try again when it has ended"));
+                return Err(e.with_hint("try again when it has ended"));
             }
         }
         // For people; what counts is the lock.

@@ -14,7 +14,6 @@ use snapkit_core::manifest::{ArtifactRecord, Snapshot};
 use snapkit_core::tree::{EntryKind, EntryPath};
 
 use crate::app::App;
-use crate::output::HINT;
 use crate::spec::{missing, no_entry};
 
 /// The entries of trees that are asked for, as the engine chooses them.
@@ -155,9 +154,7 @@ impl<'a> Wanted<'a> {
                 "nothing in the snapshot matches {}",
                 globs.iter().map(|g| format!("--include {g:?}")).collect::<Vec<_>>().join(" or ")
             ))
-            .with(
-                HINT,
-                "a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` \
+            .with_hint("a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` \
                  shows it",
             ),
         }

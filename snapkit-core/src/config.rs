@@ -92,15 +92,17 @@ impl RepositoryConfig {
         struct FormatOnly {
             format: String,
         }
-        let damaged =
-            |why: &str| Error::corrupt(format!("the repository's config is damaged: {why}"));
+        let damaged = |why: &str| {
+            Error::corrupt(format!("the repository's config is damaged: {why}"))
+                .with_hint("put the file config back from a copy: without it nothing can be read")
+        };
         if bytes.len() > MAX_CONFIG {
             return Err(damaged("it is too long"));
         }
         let mut lines = bytes.splitn(2, |b| *b == b'\n');
         let json = lines.next().unwrap_or_default();
-        let found: FormatOnly =
-            serde_json::from_slice(json).map_err(|e| damaged("it is not JSON").caused_by(e))?;
+        let found: FormatOnly = serde_json::from_slice(json)
+            .map_err(|e| damaged("it does not say what a config says").caused_by(e))?;
         if found.format != FORMAT {
             return Err(Error::new(
                 Reason::FormatMismatch,

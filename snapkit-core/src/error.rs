@@ -173,13 +173,20 @@ struct Inner {
     reason: Reason,
     message: String,
     context: Vec<(&'static str, String)>,
+    hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error with a reason and one line of text: lower case, no full stop.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { reason, message: message.into(), context: Vec::new(), source: None }))
+        Self(Box::new(Inner {
+            reason,
+            message: message.into(),
+            context: Vec::new(),
+            hint: None,
+            source: None,
+        }))
     }
 
     /// Add where or with what it happened; shown behind the message. A name may hold anything: control
@@ -272,10 +279,17 @@ impl Error {
         &self.0.context
     }
 
+    /// Say what to do about it, instead of what its reason says in general. Empty if there is nothing to be said.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
     /// What to do about it, or empty.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
-        self.0.reason.row().hint
+    pub fn hint(&self) -> &str {
+        self.0.hint.as_deref().unwrap_or(self.0.reason.row().hint)
     }
 
     /// Whether the caller stopped the work or its deadline passed.
@@ -368,5 +382,14 @@ mod tests {
         assert_eq!(e.to_string(), "cannot read the pack (key=packs/aa/1)");
         assert_eq!(e.reason(), Reason::NoSpace);
         assert!(e.chain().contains("No space left"));
+    }
+
+    #[test]
+    fn a_hint_of_its_own_replaces_the_usual_one() {
+        let full = || Error::new(Reason::NoSpace, "full").with("path", "/x");
+        assert!(full().hint().starts_with("free some space"));
+        assert_eq!(full().with_hint("sweep").hint(), "sweep");
+        assert_eq!(full().with_hint("sweep").with_hint("").hint(), "");
+        assert_eq!(full().with_hint("sweep").chain(), full().chain());
     }
 }

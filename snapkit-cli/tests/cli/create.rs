@@ -144,7 +144,7 @@ fn odd_arguments_are_refused() {
     "#);
     assert_snapshot!(env.run(["create", "data", "--memory", "lots"]), @r#"
     --- stderr
-    error: not a size such as 256MiB: "lots"
+    error: not a size such as 256MiB: "lots" (option=--memory)
     --- exit 2
     "#);
     assert_snapshot!(env.run(["create", "data", "--memory", "1MiB"]), @"

@@ -13,6 +13,7 @@ mod keys;
 mod list;
 mod own;
 mod process;
+mod refused;
 mod restore;
 mod s3;
 mod stack;

@@ -222,6 +222,7 @@ fn filters(dir: &Path) -> SettingsBindDropGuard {
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
         (r"packs/[0-9a-f]{2}/", "packs/[XX]/"),
         (r"\b([0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{8})\b", "[HEX]"),
+        (r"held_by=\S+ \(process \d+\)", "held_by=[PROGRAM]"),
         (r"\b\d+\.\d (s|ms)\b", "[DURATION]"),
         (r#""seconds": [0-9.e-]+"#, r#""seconds": [DURATION]"#),
         (r"\b[0-9.]+ (B|KiB|MiB) stored", "[SIZE] stored"),

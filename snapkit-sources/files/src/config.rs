@@ -131,7 +131,7 @@ mod paths {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "each path is text, or `{ escaped = \"…\" }`")]
     enum Written {
         Plain(String),
         Escaped { escaped: String },

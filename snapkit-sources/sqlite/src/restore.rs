@@ -146,11 +146,12 @@ impl Plan {
             }
             return Ok(self);
         };
+        if !old.is_file() {
+            let what = "something that is no file stands where the database has to be";
+            return Err(Error::new(Reason::AlreadyExists, what).with("path", shown(&self.target)));
+        }
         if !self.overwrite {
             return Err(self.not_empty());
-        }
-        if !old.is_file() {
-            return Err(Error::invalid("the target is no file").with("path", shown(&self.target)));
         }
         may(&self.target, May::READ_OK | May::WRITE_OK, "the target may not be written to")?;
         // Staging, the journal or log of the replacement, its growth, and the copy of the old state.

@@ -1,0 +1,727 @@
+//! What is refused, and in which words: one line per command, then all that the program says of it.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+
+use insta::assert_snapshot;
+
+use crate::support::{CommandOutput, TestEnv};
+
+/// What the program says of several commands.
+fn said(env: &TestEnv, commands: &[&str]) -> String {
+    let mut text = String::new();
+    for command in commands {
+        let words = command.split(' ').map(|word| word.trim_matches('\''));
+        let output = env.run(words);
+        assert!(!output.is_success(), "{command}: {output}");
+        writeln!(text, "$ snapkit {command}\n{output}").unwrap();
+    }
+    text
+}
+
+#[test]
+fn arguments_that_mean_nothing() {
+    let env = TestEnv::with_snapshot();
+    assert_snapshot!(said(&env, &[
+        "find ''",
+        "list --last 0",
+        "list --verdict odd",
+        "list --since yesterday",
+        "history --command prune",
+        "doctor --max-growth half",
+        "doctor --max-age never",
+        "verify --requests 0",
+        "verify --limit-download 0",
+        "verify --limit-upload fast",
+    ]), @r#"
+    $ snapkit find ''
+    --- stderr
+    error: an empty glob would match everything
+    --- exit 2
+    $ snapkit list --last 0
+    --- stderr
+    error: --last 0 would take nothing
+    --- exit 2
+    $ snapkit list --verdict odd
+    --- stderr
+    error: --verdict is complete or partial, not "odd"
+    --- exit 2
+    $ snapkit list --since yesterday
+    --- stderr
+    error: not a time such as 2026-01-15T14:30Z: "yesterday"
+    --- exit 2
+    $ snapkit history --command prune
+    --- stderr
+    error: --command is create, restore or verify, not "prune"
+    --- exit 2
+    $ snapkit doctor --max-growth half
+    --- stderr
+    error: --max-growth is a number of per cent such as 50%, not "half"
+    --- exit 2
+    $ snapkit doctor --max-age never
+    --- stderr
+    error: not a duration such as 10s, 500ms or 2m: "never" (option=--max-age)
+    --- exit 2
+    $ snapkit verify --requests 0
+    --- stderr
+    error: --requests 0 would never end
+    --- exit 2
+    $ snapkit verify --limit-download 0
+    --- stderr
+    error: --limit-download 0 would never end
+    --- exit 2
+    $ snapkit verify --limit-upload fast
+    --- stderr
+    error: not a size such as 256MiB: "fast" (option=--limit-upload)
+    --- exit 2
+    "#);
+    assert_snapshot!(said(&env, &[
+        "create --stdin dump.sql data",
+        "create --exclude *.x data/a.txt/../../app.db",
+        "create --name latest data",
+        "create --name @noon data",
+        "create --name a:b data",
+        "create --tag novalue data",
+        "create --tag =x data",
+        "create --level 30 data",
+        "create nothing-here",
+        "create --files-from nothing-here",
+        "create",
+    ]), @r#"
+    $ snapkit create --stdin dump.sql data
+    --- stderr
+    error: --stdin captures standard input, and no paths
+    --- exit 2
+    $ snapkit create --exclude *.x data/a.txt/../../app.db
+    --- stderr
+    error: cannot examine a path (path=data/a.txt/../../app.db)
+      caused by: Not a directory (os error 20)
+    --- exit 1
+    $ snapkit create --name latest data
+    --- stderr
+    error: not a name for a snapshot: "latest"; it may not be `latest`, begin with `@` or hold `:`, `/`, `\` or control characters
+    --- exit 2
+    $ snapkit create --name @noon data
+    --- stderr
+    error: not a name for a snapshot: "@noon"; it may not be `latest`, begin with `@` or hold `:`, `/`, `\` or control characters
+    --- exit 2
+    $ snapkit create --name a:b data
+    --- stderr
+    error: not a name for a snapshot: "a:b"; it may not be `latest`, begin with `@` or hold `:`, `/`, `\` or control characters
+    --- exit 2
+    $ snapkit create --tag novalue data
+    --- stderr
+    error: a tag is KEY=VALUE, not "novalue"
+    --- exit 2
+    $ snapkit create --tag =x data
+    --- stderr
+    error: a tag is KEY=VALUE, not "=x"
+    --- exit 2
+    $ snapkit create --level 30 data
+    --- stderr
+    error: unexpected argument '--level' found
+
+      tip: to pass '--level' as a value, use '-- --level'
+
+    Usage: snapkit create [OPTIONS] [PATH]...
+
+    For more information, try '--help'.
+    --- exit 2
+    $ snapkit create nothing-here
+    --- stderr
+    error: there is nothing at this path (path=nothing-here)
+    --- exit 1
+    $ snapkit create --files-from nothing-here
+    --- stderr
+    error: cannot read the list of paths nothing-here
+      caused by: No such file or directory (os error 2)
+    --- exit 1
+    $ snapkit create
+    --- stderr
+    error: there is nothing to capture: name paths, or a stack file with --stack
+    --- exit 2
+    "#);
+    assert_snapshot!(said(&env, &[
+        "restore latest --target out --include ''",
+        "restore latest --target out --include '['",
+        "restore latest --target data/a.txt",
+        "restore latest:files/tree/none --target out",
+        "restore latest:none --target out",
+        "restore latest~1 --target out",
+        "restore @2001-01-01 --target out",
+        "restore @noon --target out",
+        "restore : --target out",
+        "restore latest:files/\\q --target out",
+    ]), @r#"
+    $ snapkit restore latest --target out --include ''
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: an empty glob would choose everything
+    --- exit 2
+    $ snapkit restore latest --target out --include '['
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: not a glob: "["
+      caused by: error parsing glob '**/[': unclosed character class; missing ']'
+    --- exit 2
+    $ snapkit restore latest --target data/a.txt
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: cannot create the directory [DIR]/work/data/a.txt/files
+      caused by: Not a directory (os error 20)
+    --- exit 1
+    $ snapkit restore latest:files/tree/none --target out
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    error: there is no "none" in files/tree
+    --- exit 1
+    $ snapkit restore latest:none --target out
+    --- stderr
+    error: the snapshot has no source none; it has: files (snapshot=[SNAPSHOT])
+    --- exit 1
+    $ snapkit restore latest~1 --target out
+    --- stderr
+    error: there is no snapshot latest~1 (among=any stack, host box, set full)
+    hint: there are snapshots of data-[HEX]@box (set full); choose with --stack-name, --host, --any-host and --set
+    --- exit 1
+    $ snapkit restore @2001-01-01 --target out
+    --- stderr
+    error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
+    hint: there are snapshots of data-[HEX]@box (set full); choose with --stack-name, --host, --any-host and --set
+    --- exit 1
+    $ snapkit restore @noon --target out
+    --- stderr
+    error: not a time such as 2026-01-15T14:30Z: "noon"
+    --- exit 2
+    $ snapkit restore : --target out
+    --- stderr
+    error: a snapshot must be named: SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]] (given=:)
+    --- exit 2
+    $ snapkit restore latest:files/\q --target out
+    --- stderr
+    error: a backslash begins \xNN or \\ (given=latest:files/\q)
+    --- exit 2
+    "#);
+    assert_snapshot!(said(&env, &[
+        "show latest:files",
+        "show nobody",
+        "tag latest:files a=b",
+        "tag latest a=b --remove a",
+        "tag latest --remove none",
+        "diff latest latest:files",
+        "diff latest:none",
+        "dump latest",
+        "dump latest:files",
+        "dump latest:files/tree",
+        "dump latest:files/none",
+        "ls latest:files/none/x",
+        "verify latest:files/tree",
+        "verify latest:none",
+    ]), @r#"
+    $ snapkit show latest:files
+    --- stderr
+    error: a whole snapshot is shown: name it without a source (given=latest:files)
+    --- exit 2
+    $ snapkit show nobody
+    --- stderr
+    error: there is no snapshot "nobody"
+    hint: `snapkit list` shows the snapshots there are
+    --- exit 1
+    $ snapkit tag latest:files a=b
+    --- stderr
+    error: whole snapshots have tags: name it without a source
+    --- exit 2
+    $ snapkit tag latest a=b --remove a
+    --- stderr
+    error: the tag a is to be set and removed at once
+    --- exit 2
+    $ snapkit tag latest --remove none
+    --- stderr
+    error: the snapshot has no tag none (snapshot=[SNAPSHOT])
+    --- exit 2
+    $ snapkit diff latest latest:files
+    --- stderr
+    error: the second snapshot is named without a source (given=latest:files)
+    --- exit 2
+    $ snapkit diff latest:none
+    --- stderr
+    error: the snapshot has no source none; it has: files (snapshot=[SNAPSHOT])
+    --- exit 1
+    $ snapkit dump latest
+    --- stderr
+    error: what to write must be named: SNAPSHOT:SOURCE[/ARTIFACT][/PATH] (given=latest)
+    --- exit 2
+    $ snapkit dump latest:files
+    --- stderr
+    error: this is a tree: name a file in it, or use `snapkit restore` (given=latest:files)
+    --- exit 2
+    $ snapkit dump latest:files/tree
+    --- stderr
+    error: this is a tree: name a file in it, or use `snapkit restore` (given=latest:files/tree)
+    --- exit 2
+    $ snapkit dump latest:files/none
+    --- stderr
+    error: there is no "none" in files/tree
+    --- exit 1
+    $ snapkit ls latest:files/none/x
+    --- stderr
+    error: there is no "none/x" in files/tree
+    --- exit 1
+    $ snapkit verify latest:files/tree
+    --- stderr
+    error: whole sources are verified: name no artifact (snapshot=latest)
+    --- exit 2
+    $ snapkit verify latest:none
+    --- stderr
+    error: the snapshot has no source none; it has: files (snapshot=[SNAPSHOT])
+    --- exit 1
+    "#);
+}
+
+#[test]
+fn artifacts_that_are_no_trees() {
+    let env = TestEnv::with_repository();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db"]).is_success());
+    assert_snapshot!(said(&env, &[
+        "ls latest:app/database/x",
+        "dump latest:app/database/x",
+        "restore latest:app/database/x --target out",
+    ]), @"
+    $ snapkit ls latest:app/database/x
+    --- stderr
+    error: the source app has no artifact database; it has: app.db
+    --- exit 1
+    $ snapkit dump latest:app/database/x
+    --- stderr
+    error: the source app has no artifact database; it has: app.db
+    --- exit 1
+    $ snapkit restore latest:app/database/x --target out
+    --- stderr
+    error: the source app has no artifact database; it has: app.db
+    --- exit 1
+    ");
+}
+
+#[test]
+fn places_that_are_no_repositories() {
+    let mut env = TestEnv::new();
+    env.write("work/file", "x");
+    fs::create_dir(env.path("work/empty")).unwrap();
+    assert_snapshot!(said(&env, &[
+        "list -r ''",
+        "list -r file://",
+        "list -r file://server/backups",
+        "list -r file:///a?b",
+        "list -r file:///a#b",
+        "list -r file:///a%zz",
+        "list -r file:///a%00",
+        "list -r memory://shop",
+        "list -r memory://",
+        "list -r ftp://user:secret@host/x",
+        "list -r s3://",
+        "list -r file",
+        "list -r empty",
+        "list -r nothing-here",
+        "init -r file",
+    ]), @"
+    $ snapkit list -r ''
+    --- stderr
+    error: the repository's path or URL is empty
+    --- exit 2
+    $ snapkit list -r file://
+    --- stderr
+    error: the file URL has no path: write file:///PATH
+    --- exit 2
+    $ snapkit list -r file://server/backups
+    --- stderr
+    error: a file URL names no other host: write file:///PATH with three slashes, or a plain path (host=server)
+    --- exit 2
+    $ snapkit list -r file:///a?b
+    --- stderr
+    error: a file URL has no query: write %3F for '?'
+    --- exit 2
+    $ snapkit list -r file:///a#b
+    --- stderr
+    error: a file URL has no fragment: write %23 for '#'
+    --- exit 2
+    $ snapkit list -r file:///a%zz
+    --- stderr
+    error: two hexadecimal digits follow a % in a URL; write %25 for a % itself (path=/a%zz)
+    --- exit 2
+    $ snapkit list -r file:///a%00
+    --- stderr
+    error: a path holds no zero byte
+    --- exit 2
+    $ snapkit list -r memory://shop
+    --- stderr
+    error: a repository in memory has no name: write memory://
+    --- exit 2
+    $ snapkit list -r memory://
+    --- stderr
+    error: there is no snapkit repository here (location=memory://)
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
+    $ snapkit list -r ftp://user:secret@host/x
+    --- stderr
+    error: repositories at ftp:// URLs are not known here; known are a path, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX and memory://
+    --- exit 1
+    $ snapkit list -r s3://
+    --- stderr
+    error: the URL names no bucket: write s3://BUCKET/PREFIX
+    --- exit 2
+    $ snapkit list -r file
+    --- stderr
+    error: this is not a directory (path=[DIR]/work/file)
+      caused by: Not a directory (os error 20)
+    --- exit 2
+    $ snapkit list -r empty
+    --- stderr
+    error: there is no snapkit repository here (location=[DIR]/work/empty)
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
+    $ snapkit list -r nothing-here
+    --- stderr
+    error: there is no such directory (path=[DIR]/work/nothing-here)
+      caused by: No such file or directory (os error 2)
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
+    $ snapkit init -r file
+    --- stderr
+    error: this is not a directory (path=[DIR]/work/file)
+      caused by: Not a directory (os error 20)
+    --- exit 2
+    ");
+    env.unset("SNAPKIT_REPO");
+    assert_snapshot!(said(&env, &["list", "create file"]), @"
+    $ snapkit list
+    --- stderr
+    error: no repository is named: use --repo, SNAPKIT_REPO, or `[repo] url` in a stack file
+    --- exit 2
+    $ snapkit create file
+    --- stderr
+    error: no repository is named: use --repo, SNAPKIT_REPO, or `[repo] url` in a stack file
+    --- exit 2
+    ");
+}
+
+#[test]
+fn surroundings_that_are_wrong() {
+    let env = TestEnv::with_snapshot();
+    env.write("work/words", "FINE=1\nnot an assignment with a secret\n");
+    env.write("work/long", "#".repeat(2 << 20));
+    assert_snapshot!(said(&env, &[
+        "list --env-file nothing-here",
+        "list --env-file words",
+        "list --env-file long",
+        "list -s nothing-here",
+        "list --key-file nothing-here",
+        "list --key-file words",
+    ]), @"
+    $ snapkit list --env-file nothing-here
+    --- stderr
+    error: cannot read nothing-here
+      caused by: No such file or directory (os error 2)
+    --- exit 1
+    $ snapkit list --env-file words
+    --- stderr
+    error: a line is not NAME=VALUE (file=words:2)
+    --- exit 2
+    $ snapkit list --env-file long
+    --- stderr
+    error: the file has more than 1048576 bytes (file=long)
+    --- exit 1
+    $ snapkit list -s nothing-here
+    --- stderr
+    error: cannot read [DIR]/work/nothing-here
+      caused by: No such file or directory (os error 2)
+    --- exit 1
+    $ snapkit list --key-file nothing-here
+    --- stderr
+    error: the key file does not exist (path=[DIR]/work/nothing-here)
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    $ snapkit list --key-file words
+    --- stderr
+    warning: others may read the key file [DIR]/work/words; `chmod 600` makes it private
+    error: a line of the key file is not an age identity (AGE-SECRET-KEY-1…) (tried=key file [DIR]/work/words, key file [DIR]/home/.config/snapkit/[HEX].key)
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    ");
+    let mut odd = env.command(["list"]);
+    odd.env("SNAPKIT_PASSPHRASE", OsStr::from_bytes(b"\xff secret"));
+    fs::rename(env.path("home/.config"), env.path("home/elsewhere")).unwrap();
+    let odd = CommandOutput::from(odd.output().unwrap());
+    assert_snapshot!(odd, @"
+    --- stderr
+    error: the variable SNAPKIT_PASSPHRASE is not valid UTF-8
+    --- exit 2
+    ");
+}
+
+#[test]
+fn a_repository_with_other_things_in_it() {
+    let env = TestEnv::with_snapshot();
+    let config = env.path("repo/config");
+    let before = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    symlink("elsewhere", &config).unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: a symbolic link is in the way, and none is followed inside a repository; move the files in its place, or mount them there (path=[DIR]/repo/config)
+    --- exit 1
+    ");
+    fs::remove_file(&config).unwrap();
+    fs::create_dir(&config).unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=[DIR]/repo)
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    ");
+    fs::remove_dir(&config).unwrap();
+    fs::write(&config, "{}").unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
+      caused by: missing field `format` at line 1 column 2
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    ");
+    fs::write(&config, &before[..before.len() / 2]).unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
+      caused by: EOF while parsing a string at line 1 column 224
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    ");
+    fs::write(&config, &before).unwrap();
+    for key in env.files("repo/keys", ".age") {
+        fs::remove_file(key).unwrap();
+    }
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: the repository has no credential left under keys/ (location=[DIR]/repo)
+    hint: put the files of keys/ back from a copy: without one of them nothing can be read
+    --- exit 4
+    ");
+    fs::remove_dir_all(env.path("repo/packs")).unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stderr
+    error: the repository has no credential left under keys/ (location=[DIR]/repo)
+    hint: put the files of keys/ back from a copy: without one of them nothing can be read
+    --- exit 4
+    ");
+}
+
+#[test]
+fn databases_that_cannot_be_put_there() {
+    let env = TestEnv::with_repository();
+    env.database("work/app.db", 3);
+    assert!(env.run(["create", "-q", "app.db"]).is_success());
+    let in_out = "work/out/app/app.db";
+    fs::create_dir_all(env.path(in_out)).unwrap();
+    assert_snapshot!(said(&env, &[
+        "restore latest --target out",
+        "restore latest --target out --overwrite",
+    ]), @"
+    $ snapkit restore latest --target out
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    error: something that is no file stands where the database has to be (path=[DIR]/work/out/app/app.db, source=app)
+    --- exit 11
+    $ snapkit restore latest --target out --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    error: something that is no file stands where the database has to be (path=[DIR]/work/out/app/app.db, source=app)
+    --- exit 11
+    ");
+    fs::remove_dir(env.path(in_out)).unwrap();
+    symlink("../../app.db", env.path(in_out)).unwrap();
+    assert_snapshot!(said(&env, &["restore latest --target out --overwrite"]), @"
+    $ snapkit restore latest --target out --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    error: the target is a symbolic link, which is not followed out of the directory of a restore (path=[DIR]/work/out/app/app.db, source=app)
+    --- exit 11
+    ");
+    fs::remove_file(env.path("work/app.db")).unwrap();
+    symlink("nowhere", env.path("work/app.db")).unwrap();
+    assert_snapshot!(said(&env, &["restore latest --overwrite"]), @"
+    $ snapkit restore latest --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    error: the target is a symbolic link that leads nowhere; remove it (path=[DIR]/work/app.db, source=app)
+      caused by: No such file or directory (os error 2)
+    --- exit 2
+    ");
+}
+
+#[test]
+fn databases_that_cannot_be_captured() {
+    let env = TestEnv::with_repository();
+    fs::create_dir(env.path("work/dir.db")).unwrap();
+    env.write("work/text.db", "this is no database ".repeat(100));
+    env.write("work/empty.db", "");
+    env.write("work/snapkit.toml", "[sources.app]\nkind = \"sqlite\"\npath = \"dir.db\"\n");
+    assert_snapshot!(said(&env, &["create"]), @"
+    $ snapkit create
+    --- stderr
+    error: not a SQLite database: it is not a file (path=[DIR]/work/dir.db, source=app)
+    --- exit 2
+    ");
+    env.write("work/snapkit.toml", "[sources.app]\nkind = \"sqlite\"\npath = \"text.db\"\n");
+    assert_snapshot!(said(&env, &["create"]), @"
+    $ snapkit create
+    --- stderr
+    error: not a SQLite database, or an encrypted one (path=[DIR]/work/text.db, source=app)
+    --- exit 2
+    ");
+    env.write("work/snapkit.toml", "[sources.app]\nkind = \"sqlite\"\npath = \"none.db\"\n");
+    assert_snapshot!(said(&env, &["create"]), @"
+    $ snapkit create
+    --- stderr
+    error: there is no database; check its path (path=[DIR]/work/none.db, source=app)
+    --- exit 1
+    ");
+    env.write(
+        "work/snapkit.toml",
+        "[sources.app]\nkind = \"sqlite\"\npath = \"app.db\"\nbusy_timeout = \"2d\"\n",
+    );
+    assert_snapshot!(said(&env, &["create"]), @r#"
+    $ snapkit create
+    --- stderr
+    error: `busy_timeout` must be seconds, or text such as "10s", at most a day (source=app, file=[DIR]/work/snapkit.toml:4)
+    --- exit 2
+    "#);
+    env.database("work/app.db", 3);
+    env.write(
+        "work/snapkit.toml",
+        "[sources.app]\nkind = \"sqlite\"\npath = \"app.db\"\nbusy_timeout = \"100ms\"\n",
+    );
+    let db = rusqlite::Connection::open(env.path("work/app.db")).unwrap();
+    db.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (9)").unwrap();
+    assert_snapshot!(said(&env, &["create"]), @"
+    $ snapkit create
+    --- stderr
+    error: cannot read the database: another connection holds a lock on the database; stop that program or try again later (path=[DIR]/work/app.db, held_by=[PROGRAM], source=app)
+      caused by: database is locked
+      caused by: Error code 5: database is locked
+    --- exit 75
+    ");
+}
+
+#[test]
+fn files_that_cannot_be_captured() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    let mut text = String::new();
+    for settings in [
+        "paths = []",
+        "paths = [\"data\"]\nexclude = [\"[\"]",
+        "paths = [\"none\"]",
+        "paths = [3]",
+        "path = \"data\"",
+        "",
+    ] {
+        env.write("work/snapkit.toml", format!("[sources.files]\nkind = \"files\"\n{settings}\n"));
+        writeln!(text, "{settings}\n{}", said(&env, &["create"])).unwrap();
+    }
+    assert_snapshot!(text, @r#"
+    paths = []
+    $ snapkit create
+    --- stderr
+    error: `paths` names nothing to capture (source=files, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+
+    paths = ["data"]
+    exclude = ["["]
+    $ snapkit create
+    --- stderr
+    error: `exclude`: not a pattern: "[" (source=files, file=[DIR]/work/snapkit.toml:4)
+    --- exit 2
+
+    paths = ["none"]
+    $ snapkit create
+    --- stderr
+    error: what is to be captured does not exist (path=[DIR]/work/none, source=files)
+    --- exit 1
+
+    paths = [3]
+    $ snapkit create
+    --- stderr
+    error: `paths`: each path is text, or `{ escaped = "…" }` (source=files, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+
+    path = "data"
+    $ snapkit create
+    --- stderr
+    error: unknown key `path`; did you mean `paths`? (source=files, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+
+
+    $ snapkit create
+    --- stderr
+    error: missing field `paths` (source=files, file=[DIR]/work/snapkit.toml:1)
+    --- exit 2
+    "#);
+}
+
+#[test]
+fn streams_that_cannot_be_put_there() {
+    let env = TestEnv::with_repository();
+    env.write("work/words", "some words\n");
+    let mut create = env.command(["create", "-q", "--stdin", "words"]);
+    create.stdin(fs::File::open(env.path("work/words")).unwrap());
+    assert!(create.status().unwrap().success());
+    env.write("work/out/words/words", "others\n");
+    assert_snapshot!(said(&env, &["restore latest --target out", "restore latest"]), @"
+    $ snapkit restore latest --target out
+    --- stderr
+    snapshot [SNAPSHOT] of stdin-words@box, [TIME]
+    error: something is there already (path=[DIR]/work/out/words/words, source=words)
+    hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+    --- exit 11
+    $ snapkit restore latest
+    --- stderr
+    snapshot [SNAPSHOT] of stdin-words@box, [TIME]
+    error: a stream has no original place: restore it with --target, or have it with `snapkit dump` (source=words)
+    --- exit 1
+    ");
+    fs::remove_file(env.path("work/out/words/words")).unwrap();
+    fs::create_dir(env.path("work/out/words/words")).unwrap();
+    assert_snapshot!(said(&env, &["restore latest --target out --overwrite"]), @"
+    $ snapkit restore latest --target out --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of stdin-words@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    error: a directory stands where a file has to be (path=[DIR]/work/out/words/words, source=words)
+    --- exit 11
+    ");
+}
+
+#[test]
+fn an_answer_that_nobody_can_take() {
+    let env = TestEnv::with_snapshot();
+    let file = format!("latest:files/tree/{}", env.in_tree("data/a.txt"));
+    for args in [&["list"][..], &["--json", "list"], &["dump", &file]] {
+        let mut command = env.command(args);
+        command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
