@@ -7,7 +7,7 @@ use snapkit_core::config::RepositoryConfig;
 use snapkit_core::context::Context;
 use snapkit_core::engine::{Hooks, Ledger, MIN_MEMORY, OpenOptions, Probe, Repository, Scope};
 use snapkit_core::error::{Error, Reason, Result};
-use snapkit_core::manifest::Snapshot;
+use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::registry::Registry;
 use snapkit_core::sink::Sink;
 use snapkit_sinks::{Rates, Settings};
@@ -20,7 +20,7 @@ use crate::history::{self, Run};
 use crate::hooks::{StackHooks, StackProbe, Surroundings};
 use crate::key::KeySources;
 use crate::location::Places;
-use crate::output::{HINT, Output};
+use crate::output::Output;
 use crate::place::Place;
 use crate::progress::Meter;
 use crate::running::Running;
@@ -106,7 +106,7 @@ impl App {
         let mut options = OpenOptions::new(self.places.cache()?, self.places.state()?);
         options.accept_new_repository = self.common.accept_new_repository;
         if let Some(text) = &self.common.memory {
-            options.memory = parse_size(text)?;
+            options.memory = parse_size(text).map_err(|e| e.with("option", "--memory"))?;
             if options.memory < MIN_MEMORY {
                 return Err(Error::invalid(format!(
                     "--memory must be at least {}MiB, not {text}",
@@ -134,10 +134,12 @@ impl App {
     pub(crate) fn stores(&self) -> Result<Settings> {
         let rate = |option: &str, text: &Option<String>| match text {
             None => Ok(None),
-            Some(text) => match NonZeroU64::new(parse_size(text)?) {
-                Some(rate) => Ok(Some(rate)),
-                None => Err(Error::invalid(format!("{option} 0 would never end"))),
-            },
+            Some(text) => {
+                match NonZeroU64::new(parse_size(text).map_err(|e| e.with("option", option))?) {
+                    Some(rate) => Ok(Some(rate)),
+                    None => Err(Error::invalid(format!("{option} 0 would never end"))),
+                }
+            }
         };
         let rates = Rates {
             upload: rate("--limit-upload", &self.common.limit_upload)?,
@@ -222,20 +224,31 @@ impl App {
         Ok(Scope { stack, host, set })
     }
 
+    /// All of the snapshot that a word stands for.
+    pub(crate) async fn snapshot(
+        &self,
+        repository: &Repository,
+        ledger: &Ledger,
+        word: &str,
+        scope: &Scope,
+    ) -> Result<Snapshot> {
+        repository.snapshot(&self.cx, self.resolve(ledger, word, scope)?).await
+    }
+
     /// The snapshot that a word stands for.
     pub(crate) fn resolve<'l>(
         &self,
         ledger: &'l Ledger,
         word: &str,
         scope: &Scope,
-    ) -> Result<&'l Snapshot> {
+    ) -> Result<&'l Head> {
         // Only these depend on the scope.
         if word != "latest" && !word.starts_with("latest~") && !word.starts_with('@') {
             return ledger.resolve(word, scope);
         }
         let found = ledger.resolve(word, scope).map_err(|e| match e.reason() {
             Reason::NoSnapshot => {
-                e.with("among", scope::describe(scope)).with(HINT, scope::elsewhere(ledger))
+                e.with("among", scope::describe(scope)).with_hint(scope::elsewhere(ledger))
             }
             _ => e,
         })?;
@@ -244,7 +257,7 @@ impl App {
             Some(rivals) => Err(Error::invalid(format!(
                 "{word} is not unique: there are snapshots of {rivals}"
             ))
-            .with(HINT, "say which with --stack-name, or give an id; `snapkit list` shows them")),
+            .with_hint("say which with --stack-name, or give an id; `snapkit list` shows them")),
             None => Ok(found),
         }
     }

@@ -4,7 +4,7 @@ use clap::Args;
 use snapkit_core::context::Timestamp;
 use snapkit_core::engine::{Ledger, parse_time};
 use snapkit_core::error::{Error, Result};
-use snapkit_core::manifest::{CaptureVerdict, Snapshot};
+use snapkit_core::manifest::{CaptureVerdict, Head};
 
 /// Filters of snapshots: all that are given must fit.
 #[derive(Debug, Default, Args)]
@@ -40,7 +40,7 @@ pub(crate) struct FilterArgs {
 
 impl FilterArgs {
     /// The snapshots that fit, the newest first.
-    pub(crate) fn choose<'l>(&self, ledger: &'l Ledger) -> Result<Vec<&'l Snapshot>> {
+    pub(crate) fn choose<'l>(&self, ledger: &'l Ledger) -> Result<Vec<&'l Head>> {
         if self.last == Some(0) {
             return Err(Error::invalid("--last 0 would take nothing"));
         }
@@ -55,7 +55,7 @@ impl FilterArgs {
         };
         let time = |text: &Option<String>| text.as_deref().map(parse_time).transpose();
         let (since, until) = (time(&self.since)?, time(&self.until)?);
-        let fits = |s: &&Snapshot| {
+        let fits = |s: &&Head| {
             self.wants(s)
                 && verdict.is_none_or(|verdict| verdict == s.verdict)
                 && since.is_none_or(|since| s.started >= since)
@@ -65,7 +65,7 @@ impl FilterArgs {
         Ok(all.take(self.last.unwrap_or(usize::MAX)).collect())
     }
 
-    fn wants(&self, s: &Snapshot) -> bool {
+    fn wants(&self, s: &Head) -> bool {
         let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
         let has = |tag: &String| match tag.split_once('=') {
             Some((key, value)) => s.tags.get(key).is_some_and(|v| v == value),
@@ -74,7 +74,10 @@ impl FilterArgs {
         fits(&self.stack_name, &s.stack)
             && fits(&self.host, &s.host)
             && fits(&self.set, &s.set)
-            && self.source.as_deref().is_none_or(|name| s.source(name).is_some())
+            && self
+                .source
+                .as_deref()
+                .is_none_or(|name| s.sources.iter().any(|s| s.as_str() == name))
             && self.tags.iter().all(has)
     }
 }

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use snapkit_core::artifact::Shape;
+use snapkit_core::artifact::{Shape, SourceName};
 use snapkit_core::context::Timestamp;
 use snapkit_core::facts::Facts;
 use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{
-    ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, Problems, Snapshot, SourceRecord,
-    SourceStats,
+    ArtifactRecord, CaptureStats, CaptureVerdict, ContentRef, Head, Problems, Snapshot,
+    SourceRecord, SourceStats,
 };
 use snapkit_core::source::Cut;
 
 /// A snapshot in a list.
 #[derive(Debug, Serialize)]
-pub(crate) struct Head<'a> {
+pub(crate) struct Row<'a> {
     pub(crate) id: &'a str,
     pub(crate) stack: &'a str,
     pub(crate) host: &'a str,
@@ -30,8 +30,8 @@ pub(crate) struct Head<'a> {
     pub(crate) sources: Vec<&'a str>,
 }
 
-impl<'a> From<&'a Snapshot> for Head<'a> {
-    fn from(s: &'a Snapshot) -> Self {
+impl<'a> From<&'a Head> for Row<'a> {
+    fn from(s: &'a Head) -> Self {
         Self {
             id: s.id.as_str(),
             stack: &s.stack,
@@ -42,9 +42,9 @@ impl<'a> From<&'a Snapshot> for Head<'a> {
             started: s.started,
             finished: s.finished,
             verdict: s.verdict,
-            bytes: s.stats.bytes,
-            problems: problem_count(s),
-            sources: s.sources.iter().map(|s| s.name.as_str()).collect(),
+            bytes: s.bytes,
+            problems: s.problems,
+            sources: s.sources.iter().map(SourceName::as_str).collect(),
         }
     }
 }
@@ -152,12 +152,7 @@ impl<'a> From<&'a ArtifactRecord> for Artifact<'a> {
     }
 }
 
-/// How many things a snapshot lacks.
-pub(crate) fn problem_count(snapshot: &Snapshot) -> u64 {
-    snapshot.sources.iter().map(|s| s.problems.count).sum()
-}
-
 /// `stack@host`, as in a list.
-pub(crate) fn origin(snapshot: &Snapshot) -> String {
-    format!("{}@{}", snapshot.stack, snapshot.host)
+pub(crate) fn origin(stack: &str, host: &str) -> String {
+    format!("{stack}@{host}")
 }

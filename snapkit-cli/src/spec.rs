@@ -3,7 +3,7 @@
 use snapkit_core::artifact::{Shape, SourceName};
 use snapkit_core::engine::Selection;
 use snapkit_core::error::{Error, Reason, Result};
-use snapkit_core::manifest::{ArtifactRecord, Snapshot, SourceRecord};
+use snapkit_core::manifest::{ArtifactRecord, Head, Snapshot, SourceRecord};
 use snapkit_core::tree::{EntryPath, escape, unescape};
 
 /// A place as a person writes it.
@@ -49,13 +49,20 @@ impl Spec {
     }
 
     /// The source that it names, if it names one.
-    pub(crate) fn source<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s SourceRecord>> {
-        let Some(name) = &self.source else { return Ok(None) };
-        snapshot.source(name.as_str()).map(Some).ok_or_else(|| {
-            let names: Vec<_> = snapshot.sources.iter().map(|s| s.name.as_str()).collect();
-            missing(format!("the snapshot has no source {name}; it has: {}", names.join(", ")))
-                .with("snapshot", &snapshot.id)
-        })
+    fn source<'s>(&self, snapshot: &'s Snapshot) -> Result<Option<&'s SourceRecord>> {
+        self.check_source(&Head::from(snapshot))?;
+        Ok(self.source.as_ref().and_then(|name| snapshot.source(name.as_str())))
+    }
+
+    /// An error if it names a source that a snapshot does not have.
+    pub(crate) fn check_source(&self, snapshot: &Head) -> Result<()> {
+        let Some(name) = self.source.as_ref().filter(|name| !snapshot.sources.contains(name))
+        else {
+            return Ok(());
+        };
+        let names: Vec<_> = snapshot.sources.iter().map(SourceName::as_str).collect();
+        let what = format!("the snapshot has no source {name}; it has: {}", names.join(", "));
+        Err(missing(what).with("snapshot", &snapshot.id))
     }
 
     /// What it names, if it names more than a snapshot. Behind a source that has one tree, a path in that

@@ -247,8 +247,9 @@ async fn kill_and_restore(place: Place, variables: &[(String, String)], objects:
     for (n, snapshot) in ledger.snapshots.iter().enumerate() {
         let to = RestoreTo::Directory(place.path(&format!("out{n}")));
         let options = RestoreOptions::new(to, place.path("recovery"));
+        let snapshot = repository.snapshot(&cx, snapshot).await.unwrap();
         let summary =
-            repository.restore(&cx, &Place::registry(), snapshot, &options).await.unwrap();
+            repository.restore(&cx, &Place::registry(), &snapshot, &options).await.unwrap();
         assert_eq!(summary.verdict, RestoreVerdict::Match, "{:#?}", summary.sources);
         std::fs::remove_dir_all(place.path(&format!("out{n}"))).unwrap();
     }

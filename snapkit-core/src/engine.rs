@@ -14,6 +14,7 @@ mod cut;
 mod dry;
 mod examine;
 mod find;
+mod lists;
 mod local;
 mod open;
 mod packs;
@@ -45,7 +46,7 @@ use crate::manifest::Manifest;
 use crate::sink::Sink;
 
 pub use diff::{ArtifactDiff, Change, EntryChange, OnChange, SourceDiff};
-pub use find::parse_time;
+pub use find::{MAX_LEDGER, parse_time};
 pub use hooks::{Hooks, Moment, Occasion, Operation, Probe};
 pub use options::*;
 pub use report::*;

@@ -6,21 +6,24 @@
 //! into one; that is the local cache's affair alone. Without segments the index can be rebuilt from the
 //! packs' trailers.
 
+pub(crate) mod rows;
 pub mod run;
 pub mod segment;
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::context::Context;
-use crate::error::{Error, IoContext as _, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId, SegmentId, to_hex};
+use crate::index::rows::{RowSum, RowSummer};
 use crate::index::run::Run;
 use crate::index::segment::{Table, TableBuilder};
 use crate::key::Key;
+use crate::own::create_private_dir;
 use crate::pack::{FOOTER_LEN, PackContents, pack_key, parse_pack_key, read_trailer, trailer_len};
 use crate::progress::Counter;
 use crate::seal::{Header, WriterKeys};
@@ -284,13 +287,13 @@ impl Index {
         Ok(homes)
     }
 
-    /// How many rows name each pack. Reads all of the index.
-    pub fn rows_by_pack(&self) -> Result<HashMap<PackId, u64>> {
-        let mut counts = HashMap::new();
+    /// The rows of each pack, added up. Reads all of the index.
+    pub(crate) fn sum_rows(&self, summer: &RowSummer) -> Result<HashMap<PackId, RowSum>> {
+        let mut sums = HashMap::new();
         for run in self.runs() {
-            run.rows_by_pack(&mut counts)?;
+            run.sum_rows(summer, &mut sums)?;
         }
-        Ok(counts)
+        Ok(sums)
     }
 
     /// The packs that the index knows, and their lengths.
@@ -397,15 +400,6 @@ pub async fn fetch_trailer(
     let contents =
         read_trailer(id, size, &header, &trailer, keys).map_err(|e| e.with("key", &key))?;
     Ok(contents)
-}
-
-/// Make a directory that only its owner can enter.
-pub fn create_private_dir(dir: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).doing(|| format!("cannot create the directory {}", dir.display()))
 }
 
 #[cfg(test)]

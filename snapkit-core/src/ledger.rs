@@ -170,6 +170,9 @@ impl StoredManifest {
         let (body, signer, _) = check_signed(&self.certifier, repository, key.as_str(), object)?;
         let (header, rest) = Header::decode(body, &expected, repository)?;
         let state = if header.object == ObjectType::Marker {
+            if rest.len() as u64 > AROUND {
+                return Err(Error::corrupt("a marker is too long"));
+            }
             let marker: Marker = self.open_shared(&header, key, rest)?;
             if marker.id != *id {
                 return Err(Error::corrupt("a marker stands under another's name"));
@@ -336,19 +339,23 @@ impl Manifest for StoredManifest {
         let lines: Vec<(SnapshotId, ObjectEntry)> = cx.run(listing.try_collect()).await?;
         let (short, long): (Vec<_>, Vec<_>) =
             lines.into_iter().partition(|(_, entry)| entry.size <= LONG_LINE);
-        let (this, cx) = (self.clone(), cx.clone());
+        let (this, decoder, cx) = (self.clone(), self.clone(), cx.clone());
         let read = move |(id, entry): (SnapshotId, ObjectEntry)| {
             let (this, cx) = (this.clone(), cx.clone());
             async move {
-                let line = match entry.get(&cx, &*this.sink, MAX_LINE).await {
-                    Ok(object) => this.decode(&id, &object),
-                    Err(e) => Err(no_line(&id, e)),
-                };
-                (id, line)
+                let object = entry.get(&cx, &*this.sink, MAX_LINE).await;
+                (id, object)
             }
         };
         let short = stream::iter(short).map(read.clone()).buffered(concurrency.max(1));
-        Ok(short.chain(stream::iter(long).then(read)).boxed())
+        let objects = short.chain(stream::iter(long).then(read));
+        // One after the other: what is short may become long.
+        let lines = objects.map(move |(id, object)| {
+            let line = object.map_err(|e| no_line(&id, e));
+            let line = line.and_then(|object| decoder.decode(&id, &object));
+            (id, line)
+        });
+        Ok(lines.boxed())
     }
 
     async fn note(&self, cx: &Context, note: &Note) -> Result<()> {

@@ -30,6 +30,7 @@ pub mod source;
 pub mod tree;
 
 mod codec;
+mod own;
 
 pub mod chunk;
 pub mod config;

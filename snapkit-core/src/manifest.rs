@@ -280,6 +280,77 @@ impl Snapshot {
     pub fn source(&self, name: &str) -> Option<&SourceRecord> {
         self.sources.iter().find(|s| s.name.as_str() == name)
     }
+
+    /// How many things could not be captured.
+    #[must_use]
+    pub fn problem_count(&self) -> u64 {
+        self.sources.iter().fold(0, |sum, s| sum.saturating_add(s.problems.count))
+    }
+}
+
+/// What a list tells of a snapshot: enough to choose it. The rest is read when it is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The snapshot's id.
+    pub id: SnapshotId,
+    /// The newest snapshot that its writer saw in the ledger.
+    pub previous: Option<SnapshotId>,
+    /// The stack's name.
+    pub stack: String,
+    /// The host that captured it.
+    pub host: String,
+    /// Which set of the stack's sources; `full` is all.
+    pub set: String,
+    /// A name that a person gave.
+    pub name: Option<String>,
+    /// Keys and values that people gave, then and since.
+    pub tags: BTreeMap<String, String>,
+    /// When the run began.
+    pub started: Timestamp,
+    /// When it was ready to commit.
+    pub finished: Timestamp,
+    /// What the capture amounts to.
+    pub verdict: CaptureVerdict,
+    /// Bytes of content in it.
+    pub bytes: u64,
+    /// How many things could not be captured.
+    pub problems: u64,
+    /// The names of its sources.
+    pub sources: Vec<SourceName>,
+}
+
+impl Head {
+    /// The most bytes of names and tags that a snapshot may have: 64 KiB.
+    pub const MAX_TEXT: usize = 64 << 10;
+
+    /// The bytes that its names and tags take.
+    #[must_use]
+    pub fn text_len(&self) -> usize {
+        let Self { stack, host, set, name, tags, sources, .. } = self;
+        let tags: usize = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let sources: usize = sources.iter().map(|name| name.as_str().len()).sum();
+        stack.len() + host.len() + set.len() + name.as_ref().map_or(0, String::len) + tags + sources
+    }
+}
+
+impl From<&Snapshot> for Head {
+    fn from(s: &Snapshot) -> Self {
+        Self {
+            id: s.id.clone(),
+            previous: s.previous.clone(),
+            stack: s.stack.clone(),
+            host: s.host.clone(),
+            set: s.set.clone(),
+            name: s.name.clone(),
+            tags: s.tags.clone(),
+            started: s.started,
+            finished: s.finished,
+            verdict: s.verdict,
+            bytes: s.stats.bytes,
+            problems: s.problem_count(),
+            sources: s.sources.iter().map(|s| s.name.clone()).collect(),
+        }
+    }
 }
 
 /// One writer's run, as the ledger sees it.

@@ -73,7 +73,7 @@ impl Stage {
         if let Some(report) = created {
             assert!(ledger.snapshots.iter().any(|s| s.id == report.snapshot.id), "it is not there");
         }
-        for snapshot in &ledger.snapshots {
+        for snapshot in &lab.snapshots().await {
             let expected = if snapshot.id == self.first.id { &self.was } else { &self.is };
             let summary = lab.restore_with(snapshot, |o| o.overwrite = true).await.unwrap();
             assert_eq!(summary.verdict, RestoreVerdict::Match);

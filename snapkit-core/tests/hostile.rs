@@ -5,11 +5,12 @@
 
 mod lab;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lab::Lab;
-use snapkit_core::engine::{Scope, VerifyOptions};
+use snapkit_core::engine::{CreateOptions, Scope, VerifyOptions};
 use snapkit_core::error::Reason;
 use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::id::{SegmentId, SnapshotId};
@@ -18,7 +19,7 @@ use snapkit_core::index::segment_key;
 use snapkit_core::key::Key;
 use snapkit_core::ledger::{MAX_SNAPSHOT_VALUES, line_key};
 use snapkit_core::manifest::{ChunkRef, Snapshot};
-use snapkit_core::pack::{PackContents, PackedFrame};
+use snapkit_core::pack::{PackBuilder, PackContents, PackedFrame, pack_key};
 use snapkit_core::seal::ObjectType;
 use snapkit_core::sink::PutMode;
 use snapkit_testkit::double::{
@@ -152,6 +153,24 @@ async fn a_snapshot_has_limits() {
     lab.restore(&first).await.unwrap();
 }
 
+/// A list shows names and tags of every snapshot: they have an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_tags_have_limits() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let long = |len: usize| BTreeMap::from([("tag".to_owned(), "x".repeat(len))]);
+    for (len, fits) in [(60 << 10, true), (64 << 10, false)] {
+        let hostile = Snapshot { tags: long(len), ..first.clone() };
+        commit(&lab, &hostile, &serde_json::to_vec(&hostile).unwrap()).await;
+        let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
+        assert_eq!((ledger.snapshots.len(), ledger.damaged.len()), (fits.into(), (!fits).into()));
+        // Nobody makes one that nobody can list.
+        let options = CreateOptions { tags: long(len), dry_run: true, ..CreateOptions::default() };
+        let made = lab.open().await.unwrap().create(&lab.cx, &lab.stack(), &options).await;
+        assert_eq!(made.err().map(|e| e.reason()), (!fits).then_some(Reason::LimitExceeded));
+    }
+}
+
 /// Whoever can write to the place can put objects there that fill the memory of who reads them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_longer_than_its_kind_may_be_is_not_read() {
@@ -178,4 +197,50 @@ async fn what_is_longer_than_its_kind_may_be_is_not_read() {
         assert!(said.is_some_and(|d| d.what.contains("too long")), "{key}: {:#?}", report.damage);
     }
     assert_eq!(report.damage.len(), long.len(), "{:#?}", report.damage);
+}
+
+/// A pack whose name, trailer and seals are right, and whose content is not what its chunks are named after:
+/// whether or not the check of a source reads it first, a verify finds it out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_with_other_content_is_not_believed() {
+    let content = || lab::noise(300_000, 1);
+    let artifacts = [
+        ScriptedArtifact::tree("data", [ScriptedFile::file("a", content())]),
+        ScriptedArtifact::bytes("data", content()),
+    ];
+    for artifact in artifacts {
+        let lab = Lab::new([ScriptedSource::new("app").with(artifact)]).await;
+        let first = lab.create().await.unwrap().snapshot;
+        let writer = lab.open().await.unwrap().credential().writer.clone();
+        let packs = lab::packs_in(&lab.memory.contents(), &writer);
+        let mut table = TableBuilder::default();
+        for pack in packs.values() {
+            if pack.header.object != ObjectType::DataPack {
+                table.add(pack).unwrap();
+                continue;
+            }
+            let mut forged = PackBuilder::new(&lab.cx, &writer, ObjectType::DataPack).unwrap();
+            for frame in &pack.frames {
+                let other = lab::noise(frame.raw as usize, 2);
+                let plain = FrameCodec::new(false).encode(&other, Effort::Level(3)).unwrap();
+                forged.append(plain, frame.chunks.clone()).unwrap();
+            }
+            let (object, contents) = forged.finish().unwrap();
+            put(&lab, &pack_key(contents.id).unwrap(), object).await;
+            lab.sink.delete(&lab.cx, &pack_key(pack.id).unwrap()).await.unwrap();
+            table.add(&contents).unwrap();
+        }
+        for key in lab.memory.contents().into_keys().filter(|k| k.as_str().starts_with("index/")) {
+            lab.sink.delete(&lab.cx, &key).await.unwrap();
+        }
+        let (id, object) = table.finish().seal(&lab.cx, &writer).unwrap();
+        put(&lab, &segment_key(id).unwrap(), object).await;
+        lab.forget_local();
+        // All is there that has to be there, and decrypts.
+        assert!(lab.verify(false).await.unwrap().is_sound());
+        let report = lab.verify(true).await.unwrap();
+        let lost: Vec<_> = report.damage.iter().flat_map(|d| &d.lost).collect();
+        assert!(lost.iter().any(|l| l.contains(first.id.as_str())), "{report:#?}");
+        assert!(lab.restore(&first).await.is_err());
+    }
 }

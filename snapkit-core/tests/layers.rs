@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. A module may use its own layer and those below. The registry is plain wiring of
 /// contracts; the engine takes it as an argument, so it lies below.
 const LAYERS: [(&str, &[&str]); 6] = [
-    ("vocabulary", &["error", "context", "progress", "id", "key", "secret", "codec"]),
+    ("vocabulary", &["error", "context", "progress", "id", "key", "secret", "codec", "own"]),
     ("contracts", &["artifact", "tree", "record", "facts", "source", "sink", "manifest"]),
     (
         "stages",

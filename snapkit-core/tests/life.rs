@@ -4,7 +4,9 @@
 
 mod lab;
 
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use lab::{Lab, files_of, noise, same};
@@ -16,6 +18,8 @@ use snapkit_core::error::Reason;
 use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::key::Key;
 use snapkit_core::manifest::CaptureVerdict;
+use snapkit_core::pack::pack_key;
+use snapkit_core::seal::ObjectType;
 use snapkit_core::secret::Secret;
 use snapkit_core::sink::Sink;
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
@@ -121,6 +125,59 @@ async fn an_unchanged_stack_costs_next_to_nothing() {
     let summary = lab.restore(&third.snapshot).await.unwrap();
     assert_eq!(summary.verdict, RestoreVerdict::Match);
     lab.assert_sound().await;
+}
+
+/// The content of a stream that has not changed is taken over only with all that belongs to it.
+#[tokio::test]
+async fn an_unchanged_stream_is_read_again_if_a_part_of_it_is_gone() {
+    for lost in [ObjectType::MetaPack, ObjectType::DataPack] {
+        let pages = ScriptedArtifact::bytes("long", noise(4_000_000, 3))
+            .chunking(Chunking::Pages { page_size: 4096 })
+            .fingerprinted();
+        let lab = Lab::new([ScriptedSource::new("b").with(pages)]).await;
+        lab.create().await.unwrap();
+        let opened = || lab.sources[0].log().count("b", Stage::Open);
+        lab.create().await.unwrap();
+        assert_eq!(opened(), 1, "it was taken over");
+        let writer = lab.open().await.unwrap().credential().writer.clone();
+        let packs = lab::packs_in(&lab.memory.contents(), &writer);
+        let pack = packs.into_values().find(|pack| pack.header.object == lost).unwrap();
+        lab.sink.delete(&lab.cx, &pack_key(pack.id).unwrap()).await.unwrap();
+        let third = lab.create().await.unwrap().snapshot;
+        assert_eq!(opened(), 2, "{lost:?}");
+        let summary = lab.restore(&third).await.unwrap();
+        assert_eq!(summary.verdict, RestoreVerdict::Match);
+    }
+}
+
+/// Local state only helps: whatever stands in its place, a create goes on.
+#[cfg(unix)]
+#[tokio::test]
+async fn pipes_in_place_of_local_state_keep_nobody_waiting() {
+    let lab = Lab::new(sources()).await;
+    lab.create().await.unwrap();
+    let mut dirs = vec![lab.path("state"), lab.path("cache")];
+    let mut replaced = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            // What says which repository this is has to be readable.
+            if path.ends_with("locations") {
+                continue;
+            }
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            std::fs::remove_file(&path).unwrap();
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            replaced += 1;
+        }
+    }
+    assert!(replaced > 4, "{replaced}");
+    let second = tokio::time::timeout(Duration::from_secs(60), lab.create()).await;
+    let second = second.expect("nothing waits for a pipe").unwrap().snapshot;
+    assert_eq!(lab.restore(&second).await.unwrap().verdict, RestoreVerdict::Match);
 }
 
 #[tokio::test]
@@ -326,7 +383,7 @@ async fn snapshots_are_found_by_what_people_type() {
         let options = CreateOptions { name: Some(name.to_owned()), ..CreateOptions::default() };
         let report = repository.create(&lab.cx, &lab.stack(), &options).await.unwrap();
         ids.push(report.snapshot);
-        lab.cx.sleep(std::time::Duration::from_millis(1100)).await.unwrap();
+        lab.cx.sleep(Duration::from_millis(1100)).await.unwrap();
     }
     let ledger = repository.ledger(&lab.cx).await.unwrap();
     let scope = Scope { stack: Some("test".to_owned()), ..Scope::default() };

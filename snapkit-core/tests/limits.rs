@@ -469,7 +469,7 @@ async fn run(lab: &Lab, repository: &Repository, cx: &Context, work: Work) -> Re
         Work::Restore => {
             let to = RestoreTo::Directory(lab.target());
             let options = RestoreOptions::new(to, lab.path("recovery"));
-            let snapshot = lab.open().await?.ledger(&lab.cx).await?.snapshots.remove(0);
+            let snapshot = lab.snapshots().await.remove(0);
             repository.restore(cx, &lab.registry(), &snapshot, &options).await.map(drop)
         }
     }

@@ -180,9 +180,8 @@ impl History {
         let options = CreateOptions::default();
         let result = repository.create(&self.lab.cx, &self.lab.stack(), &options).await;
         // Without an answer it may have been committed all the same; then it is as good as any.
-        let ledger = self.lab.open().await.unwrap().ledger(&self.lab.cx).await.unwrap();
         let is_new = |s: &&Snapshot| !self.taken.iter().any(|t| t.snapshot.id == s.id);
-        let committed = ledger.snapshots.iter().find(is_new).cloned();
+        let committed = self.lab.snapshots().await.into_iter().find(|s| is_new(&s));
         if let Ok(report) = &result {
             assert_eq!(committed.as_ref().map(|s| &s.id), Some(&report.snapshot.id));
         }

@@ -241,7 +241,7 @@ fn tell_problems(app: &App, snapshot: &Snapshot) {
             app.output.warn(format!("{}: {}: {}", source.name, problem.place, problem.text));
         }
     }
-    let problems = snapshot::problem_count(snapshot);
+    let problems = snapshot.problem_count();
     if problems > 0 {
         app.output.warn(format!(
             "{} not captured; `snapkit show {}` lists {}",

@@ -56,7 +56,7 @@ pub(crate) async fn run(app: &App, args: DiffArgs) -> Result<Exit> {
     let scope = app.scope(&args.scope)?;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let before = app.resolve(&ledger, &spec.snapshot, &scope)?;
+    let before = &app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
     let after = match &args.after {
         Some(word) => {
             let spec = Spec::parse(word)?;
@@ -64,11 +64,12 @@ pub(crate) async fn run(app: &App, args: DiffArgs) -> Result<Exit> {
                 return Err(Error::invalid("the second snapshot is named without a source")
                     .with("given", word));
             }
-            Some(app.resolve(&ledger, &spec.snapshot, &scope)?)
+            Some(app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?)
         }
         None => None,
     };
-    if let Some(partial) = after.filter(|after| after.verdict != CaptureVerdict::Complete) {
+    if let Some(partial) = after.as_ref().filter(|after| after.verdict != CaptureVerdict::Complete)
+    {
         app.output.warn(format!(
             "the snapshot {} is {}: what it lacks is told as gone; `snapkit show` lists it",
             partial.id.short(),
@@ -95,7 +96,7 @@ pub(crate) async fn run(app: &App, args: DiffArgs) -> Result<Exit> {
             }
             Ok(())
         };
-        let diff = match after {
+        let diff = match &after {
             Some(after) => {
                 let Some(record) = after.source(source.name.as_str()) else {
                     app.output.line(format!("- {} (the whole source)", source.name));

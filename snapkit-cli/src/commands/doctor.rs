@@ -9,7 +9,7 @@ use rustix::fs::Access;
 use serde::Serialize;
 use snapkit_core::engine::{Ledger, Repository};
 use snapkit_core::error::{Error, Result};
-use snapkit_core::manifest::Snapshot;
+use snapkit_core::manifest::Head;
 use snapkit_core::sign::Role;
 
 use crate::app::App;
@@ -80,7 +80,8 @@ impl Findings {
 }
 
 pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
-    let max_age = args.max_age.as_deref().map(parse_duration).transpose()?;
+    let max_age = args.max_age.as_deref().map(parse_duration).transpose();
+    let max_age = max_age.map_err(|e| e.with("option", "--max-age"))?;
     let max_growth = args.max_growth.as_deref().map(parse_percent).transpose()?;
     let mut findings = Findings::default();
     local(app, &mut findings);
@@ -213,7 +214,7 @@ fn of_snapshots(
     max_growth: Option<u64>,
     findings: &mut Findings,
 ) -> Result<()> {
-    let mut lines: BTreeMap<String, Vec<&Snapshot>> = BTreeMap::new();
+    let mut lines: BTreeMap<String, Vec<&Head>> = BTreeMap::new();
     let wanted = match &app.stack {
         Some(file) => {
             let (name, host) = (file.name(&app.env)?, app.host()?);
@@ -261,7 +262,7 @@ fn of_snapshots(
             _ => findings.add(State::Ok, what, text),
         }
         if let (Some(max), Some(before)) = (max_growth, snapshots.get(1)) {
-            let (is, was) = (newest.stats.bytes, before.stats.bytes);
+            let (is, was) = (newest.bytes, before.bytes);
             let change = is.abs_diff(was).saturating_mul(100) / was.max(1);
             let state = if change > max { State::Problem } else { State::Ok };
             let text = format!(

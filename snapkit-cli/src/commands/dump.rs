@@ -40,8 +40,8 @@ pub(crate) async fn run(app: &App, args: DumpArgs) -> Result<Exit> {
     let cx = &app.cx;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
-    let Some(named) = spec.find(snapshot)? else { return Ok(Exit::Done) };
+    let snapshot = app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
+    let Some(named) = spec.find(&snapshot)? else { return Ok(Exit::Done) };
     let artifact = match (named.artifact, named.source.artifacts.as_slice()) {
         (Some(artifact), _) | (None, [artifact]) => artifact,
         (None, _) => {

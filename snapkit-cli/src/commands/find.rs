@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use clap::Args;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Serialize;
 use snapkit_core::artifact::Shape;
@@ -14,6 +14,7 @@ use snapkit_core::context::Timestamp;
 use snapkit_core::engine::Repository;
 use snapkit_core::entries::StoredEntry;
 use snapkit_core::error::{Error, Result};
+use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{ArtifactRecord, ContentRef};
 use snapkit_core::tree::{EntryPath, TreeEntry};
 
@@ -47,9 +48,9 @@ struct Version {
     bytes: u64,
     mtime: Option<Timestamp>,
     /// The newest snapshot that holds it.
-    newest: String,
+    newest: SnapshotId,
     /// The oldest of those in a row.
-    oldest: String,
+    oldest: SnapshotId,
     /// How many in a row hold it.
     snapshots: u64,
     #[serde(skip)]
@@ -65,18 +66,20 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
     let mut found: HashMap<String, Vec<Version>> = HashMap::new();
     let mut order: Vec<String> = Vec::new();
     let mut last_tree: HashMap<String, (ContentRef, Vec<String>)> = HashMap::new();
-    for snapshot in &chosen {
+    let mut snapshots = repository.snapshots(&app.cx, &chosen);
+    while let Some((_, snapshot)) = snapshots.next().await {
         app.cx.check()?;
+        let snapshot = snapshot?;
         for source in &snapshot.sources {
             for artifact in &source.artifacts {
                 let place = format!("{}/{}", source.name, artifact.meta.name);
                 let of = format!("{}@{}:{place}", snapshot.stack, snapshot.host);
-                let id = snapshot.id.short().to_owned();
+                let id = &snapshot.id;
                 if artifact.meta.shape != Shape::Tree {
                     if globs.is_match(artifact.meta.name.as_str()) {
                         let identity = format!("{:?}", artifact.content).into_bytes();
                         let version =
-                            version(&place, 'b', artifact.content.bytes(), None, &id, identity);
+                            version(&place, 'b', artifact.content.bytes(), None, id, identity);
                         note(&mut found, &mut order, of, version);
                     }
                     continue;
@@ -87,7 +90,7 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
                 {
                     for key in keys {
                         if let Some(newest) = found.get_mut(key).and_then(|v| v.last_mut()) {
-                            newest.oldest.clone_from(&id);
+                            newest.oldest.clone_from(id);
                             newest.snapshots += 1;
                         }
                     }
@@ -100,7 +103,7 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
                     let bytes = entry.kind.content_len();
                     let identity = identity(entry);
                     let letter = entry.kind.letter();
-                    let version = version(&path, letter, bytes, Some(entry.mtime), &id, identity);
+                    let version = version(&path, letter, bytes, Some(entry.mtime), id, identity);
                     note(&mut found, &mut order, key.clone(), version);
                     keys.push(key);
                 })
@@ -182,7 +185,7 @@ fn version(
     kind: char,
     bytes: u64,
     mtime: Option<Timestamp>,
-    snapshot: &str,
+    snapshot: &SnapshotId,
     identity: Vec<u8>,
 ) -> Version {
     Version {
@@ -190,8 +193,8 @@ fn version(
         kind,
         bytes,
         mtime,
-        newest: snapshot.to_owned(),
-        oldest: snapshot.to_owned(),
+        newest: snapshot.clone(),
+        oldest: snapshot.clone(),
         snapshots: 1,
         identity,
     }
@@ -219,8 +222,8 @@ fn note(
 fn line(version: &Version) -> String {
     let when = version.mtime.map(time).unwrap_or_default();
     let snapshots = match version.snapshots {
-        1 => version.newest.clone(),
-        n => format!("{} … {} ({n})", version.newest, version.oldest),
+        1 => version.newest.short().to_owned(),
+        n => format!("{} … {} ({n})", version.newest.short(), version.oldest.short()),
     };
     format!("{}  {:>9}  {when:<20}  {}", snapshots, size(version.bytes), version.path)
 }

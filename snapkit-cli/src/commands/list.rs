@@ -4,13 +4,13 @@ use clap::Args;
 use serde_json::json;
 use snapkit_core::engine::Ledger;
 use snapkit_core::error::Result;
-use snapkit_core::manifest::Snapshot;
+use snapkit_core::manifest::Head;
 
 use crate::app::App;
 use crate::exit::Exit;
 use crate::filter::FilterArgs;
 use crate::format::{count, size, table, time};
-use crate::snapshot::{Head, origin};
+use crate::snapshot::{Row, origin};
 
 /// List the snapshots
 ///
@@ -48,19 +48,19 @@ pub(crate) async fn run(app: &App, args: ListArgs) -> Result<Exit> {
     Ok(if is_whole { Exit::Done } else { Exit::Damage })
 }
 
-fn row(s: &Snapshot) -> [String; 7] {
+fn row(s: &Head) -> [String; 7] {
     [
         s.id.short().to_owned(),
         time(s.started),
         s.set.clone(),
-        origin(s),
+        origin(&s.stack, &s.host),
         s.name.clone().unwrap_or_default(),
-        size(s.stats.bytes),
+        size(s.bytes),
         s.verdict.as_str().to_owned(),
     ]
 }
 
-fn document(ledger: &Ledger, snapshots: &[&Snapshot]) -> serde_json::Value {
+fn document(ledger: &Ledger, snapshots: &[&Head]) -> serde_json::Value {
     let damaged: Vec<_> = ledger
         .damaged
         .iter()
@@ -72,7 +72,7 @@ fn document(ledger: &Ledger, snapshots: &[&Snapshot]) -> serde_json::Value {
         .map(|(key, e)| json!({ "key": key, "reason": e.reason().code(), "what": e.chain() }))
         .collect();
     json!({
-        "snapshots": snapshots.iter().map(|s| Head::from(*s)).collect::<Vec<_>>(),
+        "snapshots": snapshots.iter().map(|s| Row::from(*s)).collect::<Vec<_>>(),
         "sealed": ledger.sealed,
         "damaged": damaged,
         "damaged_notes": notes,

@@ -77,10 +77,10 @@ pub(crate) async fn run(app: &App, args: LsArgs) -> Result<Exit> {
     let scope = app.scope(&args.scope)?;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
+    let snapshot = app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
     let lister = Lister { app, args: &args };
-    match spec.find(snapshot)? {
-        None => lister.snapshot(&repository, snapshot).await?,
+    match spec.find(&snapshot)? {
+        None => lister.snapshot(&repository, &snapshot).await?,
         Some(Named { source, artifact: None, .. }) => {
             lister.source(&repository, source, "").await?;
         }

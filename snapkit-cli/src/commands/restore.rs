@@ -92,7 +92,7 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     }
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
+    let snapshot = &app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
 
     let mut options = RestoreOptions::new(to, app.places.state()?.join(RECOVERY));
     let named = spec.find(snapshot)?;
@@ -121,7 +121,7 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     app.output.note(format!(
         "snapshot {} of {}, {}",
         snapshot.id,
-        origin(snapshot),
+        origin(&snapshot.stack, &snapshot.host),
         time(snapshot.started)
     ));
     if snapshot.verdict != CaptureVerdict::Complete {

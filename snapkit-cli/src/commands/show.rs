@@ -33,11 +33,11 @@ pub(crate) async fn run(app: &App, args: ShowArgs) -> Result<Exit> {
     let scope = app.scope(&args.scope)?;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
-    for line in describe(snapshot) {
+    let snapshot = app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
+    for line in describe(&snapshot) {
         app.output.line(line);
     }
-    app.output.document(&Full::from(snapshot))?;
+    app.output.document(&Full::from(&snapshot))?;
     Ok(Exit::Done)
 }
 
@@ -48,7 +48,7 @@ fn describe(s: &Snapshot) -> Vec<String> {
     if let Some(name) = &s.name {
         field("name", name.clone());
     }
-    field("stack", origin(s));
+    field("stack", origin(&s.stack, &s.host));
     field("set", s.set.clone());
     field("started", time(s.started));
     field("finished", time(s.finished));

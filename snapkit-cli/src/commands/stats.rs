@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use snapkit_core::context::Timestamp;
 use snapkit_core::engine::Repository;
 use snapkit_core::error::Result;
-use snapkit_core::manifest::Snapshot;
+use snapkit_core::manifest::Head;
 
 use crate::app::App;
 use crate::exit::Exit;
 use crate::filter::FilterArgs;
 use crate::format::{count, size, table};
+use crate::snapshot::origin;
 
 /// Seconds of a day.
 const DAY: f64 = 86_400.0;
@@ -69,7 +70,8 @@ struct Document {
 pub(crate) async fn run(app: &App, args: StatsArgs) -> Result<Exit> {
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
-    let sources = lines(&args.filter.choose(&ledger)?);
+    let chosen = args.filter.choose(&ledger)?;
+    let sources = lines(app, &repository, &chosen).await?;
     let objects = objects(app, &repository).await?;
     let rows: Vec<_> = sources.iter().map(row).collect();
     let head = ["SOURCE", "SNAPSHOTS", "RAW", "ALL", "NEW", "STORED", "RATIO", "GROWTH", "PER DAY"];
@@ -97,13 +99,16 @@ pub(crate) async fn run(app: &App, args: StatsArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn lines(newest_first: &[&Snapshot]) -> Vec<Line> {
+async fn lines(app: &App, repository: &Repository, newest_first: &[&Head]) -> Result<Vec<Line>> {
     let mut lines: BTreeMap<(String, String), Line> = BTreeMap::new();
-    for snapshot in newest_first {
-        let stack = format!("{}@{}", snapshot.stack, snapshot.host);
+    let mut snapshots = repository.snapshots(&app.cx, newest_first);
+    while let Some((_, snapshot)) = snapshots.next().await {
+        let snapshot = snapshot?;
+        let stack = origin(&snapshot.stack, &snapshot.host);
         for source in &snapshot.sources {
             let key = (stack.clone(), source.name.to_string());
-            let bytes = source.artifacts.iter().map(|a| a.content.bytes()).sum();
+            let bytes = source.artifacts.iter().map(|a| a.content.bytes());
+            let bytes = bytes.fold(0, u64::saturating_add);
             let line = lines.entry(key).or_insert_with(|| Line {
                 stack: stack.clone(),
                 source: source.name.to_string(),
@@ -113,14 +118,19 @@ fn lines(newest_first: &[&Snapshot]) -> Vec<Line> {
                 ..Line::default()
             });
             line.snapshots += 1;
-            line.all += bytes;
-            line.read += source.stats.bytes_read;
-            line.new += source.stats.bytes_new;
-            line.stored += source.stats.bytes_stored;
+            let of = &source.stats;
+            for (sum, more) in [
+                (&mut line.all, bytes),
+                (&mut line.read, of.bytes_read),
+                (&mut line.new, of.bytes_new),
+                (&mut line.stored, of.bytes_stored),
+            ] {
+                *sum = sum.saturating_add(more);
+            }
             line.first = (snapshot.started, source.stats.bytes_stored);
         }
     }
-    lines.into_values().map(Line::settle).collect()
+    Ok(lines.into_values().map(Line::settle).collect())
 }
 
 impl Line {

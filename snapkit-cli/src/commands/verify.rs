@@ -46,7 +46,7 @@ pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
         let ledger = app.ledger_unsaid(&repository).await?;
         for spec in &specs {
             let snapshot = app.resolve(&ledger, &spec.snapshot, &scope)?;
-            spec.source(snapshot)?;
+            spec.check_source(snapshot)?;
             if !options.snapshots.contains(&snapshot.id) {
                 options.snapshots.push(snapshot.id.clone());
             }

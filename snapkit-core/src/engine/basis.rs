@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,17 +17,20 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::SourceName;
 use crate::codec::WriteExt;
 use crate::context::{Context, Timestamp};
-use crate::engine::local::write_file;
 use crate::entries::{REF_LEN, StoredEntry, decode_entry, decode_node, encode_entry};
 use crate::error::{Error, IoContext as _, Result};
 use crate::id::{SnapshotId, to_hex};
-use crate::index::create_private_dir;
+use crate::ledger::MAX_SNAPSHOT;
 use crate::manifest::{ChunkRef, SourceRecord};
+use crate::own::{create_private_dir, open_file, private_options, read_file, write_file};
 use crate::tree::{EntryKind, EntryPath, TreeEntry};
 
 /// Of contents with more parts than this nothing is remembered: 4 TiB at a mebibyte each, 144 MiB of
 /// references.
 pub(crate) const MAX_REMEMBERED: usize = 4 << 20;
+
+/// A longer record is not read: what a snapshot says of all its sources fits in.
+const LONGEST_RECORD: u64 = 2 * MAX_SNAPSHOT as u64;
 
 /// References that are read and written at once: as many as a list's node may have.
 const PARTS_AT_ONCE: usize = 8192;
@@ -81,7 +83,7 @@ impl BasisStore {
     /// The basis of a source, if there is a usable one. Blocks.
     pub(crate) fn load(&self, source: &SourceName) -> Option<SourceBasis> {
         let dir = self.source_dir(source);
-        let json = fs::read(dir.join("record.json")).ok()?;
+        let json = read_file(&dir.join("record.json"), LONGEST_RECORD).ok()?;
         let document: Document = serde_json::from_slice(&json).ok()?;
         let Document { snapshot, record, files } = document;
         Some(SourceBasis { dir, snapshot, record, files })
@@ -184,7 +186,7 @@ impl SourceBasis {
         let file = self.files.get(artifact)?;
         let path = self.dir.join(&file.name);
         let mut hasher = blake3::Hasher::new();
-        let mut reader = File::open(&path).ok()?;
+        let mut reader = open_file(&path).ok()?;
         let mut buffer = vec![0; 256 << 10];
         loop {
             match reader.read(&mut buffer).ok()? {
@@ -193,7 +195,7 @@ impl SourceBasis {
             };
         }
         (hasher.finalize().to_hex().as_str() == file.hash).then_some(())?;
-        let decoder = zstd::stream::read::Decoder::new(File::open(&path).ok()?).ok()?;
+        let decoder = zstd::stream::read::Decoder::new(open_file(&path).ok()?).ok()?;
         Some(BufReader::with_capacity(256 << 10, decoder))
     }
 }
@@ -376,8 +378,7 @@ impl BasisFile {
     fn create(dir: &Path, name: String) -> Result<Self> {
         let path = dir.join(&name);
         let what = || format!("cannot write the basis {}", path.display());
-        let file =
-            File::options().write(true).create_new(true).mode(0o600).open(&path).doing(what)?;
+        let file = private_options().write(true).create_new(true).open(&path).doing(what)?;
         let output = HashingFile { file, hasher: blake3::Hasher::new() };
         let output = zstd::stream::write::Encoder::new(output, 1).doing(what)?;
         Ok(Self { path, name, output })

@@ -11,10 +11,11 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 use crate::artifact::{Body, ByteStream};
 use crate::context::Context;
 use crate::engine::cut::guarded;
+use crate::engine::examine::Chosen;
 use crate::engine::read::ChunkReader;
 use crate::engine::select::StoredTreeReader;
 use crate::error::{Error, Reason, Result};
-use crate::manifest::{ArtifactRecord, ContentRef, Snapshot, SourceRecord};
+use crate::manifest::{ArtifactRecord, ChunkList, ContentRef, Snapshot, SourceRecord};
 use crate::registry::Registry;
 use crate::source;
 
@@ -61,11 +62,43 @@ impl Awaited {
     }
 }
 
-/// What a source says about an artifact.
+/// What a source says about an artifact that is not as it should be, or could not be checked.
 pub(crate) struct Answer {
     /// Which: snapshot, source and artifact.
     pub(super) place: String,
     pub(super) checked: Result<source::Findings>,
+}
+
+/// An artifact that its source is asked about.
+struct Question {
+    snapshot: Arc<Snapshot>,
+    source: usize,
+    artifact: usize,
+}
+
+impl Question {
+    fn source(&self) -> &SourceRecord {
+        &self.snapshot.sources[self.source]
+    }
+
+    fn artifact(&self) -> &ArtifactRecord {
+        &self.source().artifacts[self.artifact]
+    }
+
+    fn list(&self) -> &ChunkList {
+        match &self.artifact().content {
+            ContentRef::Bytes { content } => content,
+            ContentRef::Tree { entries, .. } => entries,
+        }
+    }
+
+    /// How long a content is that one core is busy with.
+    fn weight(&self) -> u64 {
+        match &self.artifact().content {
+            ContentRef::Bytes { content } => content.size,
+            ContentRef::Tree { .. } => 0,
+        }
+    }
 }
 
 /// Ask the sources whether artifacts would restore; the same content once. Contents of files are not read for
@@ -74,50 +107,90 @@ pub(crate) async fn ask(
     cx: &Context,
     reader: &Arc<ChunkReader>,
     registry: &Registry,
-    sources: &[(&Snapshot, &SourceRecord)],
+    chosen: &Chosen<'_>,
     awaited: &Awaited,
 ) -> Result<Vec<Answer>> {
     let mut asked = HashSet::new();
-    let mut questions = Vec::new();
-    for (snapshot, record) in sources {
-        for artifact in &record.artifacts {
-            let list = match &artifact.content {
-                ContentRef::Bytes { content } => content,
-                ContentRef::Tree { entries, .. } => entries,
-            };
-            if asked.insert(list) {
-                let place = format!("{}:{}/{}", snapshot.id, record.name, artifact.meta.name);
-                questions.push((place, *record, artifact));
-            }
-        }
-    }
-    // What takes one core for long begins first.
-    questions.sort_by_key(|(.., artifact)| match &artifact.content {
-        ContentRef::Bytes { content } => Reverse(content.size),
-        ContentRef::Tree { .. } => Reverse(0),
-    });
-    stream::iter(questions)
-        .map(async |(place, record, artifact)| {
-            let source =
-                match registry.build(&record.kind, record.name.clone(), record.settings.clone()) {
-                    Ok(source) => source,
-                    Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
-                        let checked = Err(Error::new(Reason::Unsupported, e.chain()));
-                        return Ok(Answer { place, checked });
-                    }
-                    Err(e) => return Ok(Answer { place, checked: Err(e) }),
-                };
-            let body = body(cx, reader, artifact, awaited);
-            match guarded(cx.run(source.check(cx, &artifact.meta, body))).await {
-                Err(e) if e.is_cancelled() => Err(e),
-                checked => Ok(Answer { place, checked }),
-            }
+    chosen
+        .snapshots(cx)
+        .flat_map(|(_, snapshot)| {
+            stream::iter(match snapshot {
+                Ok(snapshot) => questions(chosen, snapshot, &mut asked),
+                Err(e) if e.is_passing() => vec![Err(e)],
+                // That it is damaged, or was forgotten meanwhile, is seen by who examines it.
+                Err(_) => Vec::new(),
+            })
+        })
+        .map(async |question: Result<Question>| {
+            answer(cx, reader, registry, &question?, awaited).await
         })
         .buffered(CHECKS_AT_ONCE)
+        .try_filter_map(|answer| ready(Ok(answer)))
         .try_collect()
         .await
 }
 
+/// What is to be asked about a snapshot and was not asked about another. What takes one core for long begins
+/// first.
+fn questions(
+    chosen: &Chosen<'_>,
+    snapshot: Snapshot,
+    asked: &mut HashSet<[u8; 32]>,
+) -> Vec<Result<Question>> {
+    let snapshot = Arc::new(snapshot);
+    let mut questions = Vec::new();
+    for (source, record) in snapshot.sources.iter().enumerate() {
+        if !chosen.wants(record) {
+            continue;
+        }
+        for artifact in 0..record.artifacts.len() {
+            let question = Question { snapshot: Arc::clone(&snapshot), source, artifact };
+            if asked.insert(digest(question.list())) {
+                questions.push(question);
+            }
+        }
+    }
+    questions.sort_by_key(|question| Reverse(question.weight()));
+    questions.into_iter().map(Ok).collect()
+}
+
+/// What tells a content from every other.
+fn digest(list: &ChunkList) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&list.size.to_le_bytes()).update(&[list.depth]);
+    for chunk in &list.chunks {
+        hasher.update(&chunk.id.0).update(&chunk.len.to_le_bytes());
+    }
+    hasher.finalize().into()
+}
+
+/// What the source says, if there is anything to be said.
+async fn answer(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    registry: &Registry,
+    question: &Question,
+    awaited: &Awaited,
+) -> Result<Option<Answer>> {
+    let (record, artifact) = (question.source(), question.artifact());
+    let place = format!("{}:{}/{}", question.snapshot.id, record.name, artifact.meta.name);
+    let built = registry.build(&record.kind, record.name.clone(), record.settings.clone());
+    let checked = match built {
+        Ok(source) => {
+            let body = body(cx, reader, artifact, awaited);
+            guarded(cx.run(source.check(cx, &artifact.meta, body))).await
+        }
+        Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
+            Err(Error::new(Reason::Unsupported, e.chain()))
+        }
+        Err(e) => Err(e),
+    };
+    match checked {
+        Err(e) if e.is_cancelled() => Err(e),
+        Ok(found) if found.0.is_empty() => Ok(None),
+        checked => Ok(Some(Answer { place, checked })),
+    }
+}
 fn body(
     cx: &Context,
     reader: &Arc<ChunkReader>,

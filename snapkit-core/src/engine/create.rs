@@ -11,6 +11,7 @@ use crate::engine::Repository;
 use crate::engine::basis::{BasisStore, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Cutting, Participant, guarded};
 use crate::engine::dry::DrySink;
+use crate::engine::find::check_text;
 use crate::engine::hooks::{Attendance, Moment, Occasion, Operation};
 use crate::engine::local::Seen;
 use crate::engine::options::{CreateOptions, Stack};
@@ -95,6 +96,10 @@ impl Repository {
             // They would overwrite each other when they are put back.
             return Err(Error::invalid(format!("two sources have the name {twice}")));
         }
+        let named = [&stack.name, &stack.host, &stack.set].into_iter().chain(&options.name);
+        let tags = options.tags.iter().flat_map(|(key, value)| [key, value]);
+        let sources = names.iter().map(|name| name.as_str().len());
+        check_text(named.chain(tags).map(String::len).chain(sources).sum())?;
         cx.progress().phase(Phase::Prepare);
         let begun = cx.monotonic();
         let started = cx.now();

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 
+use crate::artifact::SourceName;
 use crate::context::Context;
+use crate::engine::Repository;
 use crate::engine::check::Answer;
 use crate::engine::packs::PackRead;
 use crate::engine::read::ChunkReader;
@@ -14,7 +17,10 @@ use crate::entries::decode_entry;
 use crate::error::{Error, Reason, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
-use crate::manifest::{ChunkList, ChunkRef, ContentRef, Snapshot, SourceRecord};
+use crate::ledger::line_key;
+use crate::manifest::{
+    CaptureVerdict, ChunkList, ChunkRef, ContentRef, Head, Snapshot, SourceRecord,
+};
 use crate::pack::pack_key;
 
 /// How many lost things are named for each damage.
@@ -53,6 +59,37 @@ impl Findings {
             damage.lost.push(lost);
         }
         self.lost += 1;
+    }
+}
+
+/// What is examined: snapshots, or one source of them.
+pub(crate) struct Chosen<'a> {
+    pub(crate) repository: &'a Repository,
+    pub(crate) heads: Vec<&'a Head>,
+    pub(crate) source: Option<&'a SourceName>,
+}
+
+impl Chosen<'_> {
+    /// The snapshots, each read when it is its turn.
+    pub(crate) fn snapshots<'s>(
+        &'s self,
+        cx: &'s Context,
+    ) -> BoxStream<'s, (&'s Head, Result<Snapshot>)> {
+        self.repository.snapshots(cx, &self.heads)
+    }
+
+    /// What of a snapshot was chosen and is in it.
+    pub(crate) fn records<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> impl Iterator<Item = &'s SourceRecord> {
+        snapshot.sources.iter().filter(|record| self.wants(record))
+    }
+
+    /// Whether a source of a snapshot was chosen and is in it.
+    pub(crate) fn wants(&self, record: &SourceRecord) -> bool {
+        record.verdict != CaptureVerdict::Failed
+            && self.source.is_none_or(|name| record.name == *name)
     }
 }
 
@@ -290,14 +327,24 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// All artifacts of some sources: see [`Examination::source`].
-    pub(crate) async fn sources(
-        &mut self,
-        sources: &[(&Snapshot, &SourceRecord)],
-        count: bool,
-    ) -> Result<()> {
-        for (snapshot, record) in sources {
-            self.source(snapshot, record, count).await?;
+    /// All artifacts of what was chosen: see [`Examination::source`].
+    pub(crate) async fn snapshots(&mut self, chosen: &Chosen<'_>, count: bool) -> Result<()> {
+        let mut snapshots = chosen.snapshots(self.cx);
+        while let Some((head, snapshot)) = snapshots.next().await {
+            match snapshot {
+                Ok(snapshot) => {
+                    for record in chosen.records(&snapshot) {
+                        self.source(&snapshot, record, count).await?;
+                    }
+                }
+                Err(e) if e.is_passing() => return Err(e),
+                // It was forgotten meanwhile.
+                Err(e) if e.reason() == Reason::NoSnapshot => {}
+                Err(e) => {
+                    let key = line_key(&head.id)?;
+                    self.findings.lose(key.as_str(), &e.chain(), head.id.to_string());
+                }
+            }
         }
         Ok(())
     }

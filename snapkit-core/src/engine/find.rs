@@ -1,9 +1,11 @@
 //! Finding: which snapshot is meant.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 
+use crate::artifact::SourceName;
 use crate::context::{Context, Timestamp};
 use crate::engine::Repository;
 use crate::engine::local::Seen;
@@ -11,29 +13,51 @@ use crate::engine::options::Scope;
 use crate::engine::report::Ledger;
 use crate::error::{Error, Reason, Result};
 use crate::id::SnapshotId;
-use crate::manifest::{LineState, Note, Snapshot};
+use crate::manifest::{Head, LineState, Note, Snapshot};
+
+/// The most memory that a ledger may take: 128 MiB, or a quarter of a million usual snapshots.
+pub const MAX_LEDGER: usize = 128 << 20;
+
+/// What a line takes in memory beyond its texts.
+const LINE: usize = 384;
+
+/// Snapshots that are read at once: each may be large.
+const SNAPSHOTS_AT_ONCE: usize = 2;
 
 /// Nanoseconds of a second.
 const NANOS: i64 = 1_000_000_000;
 
 impl Repository {
     /// What the ledger holds. Remembers the snapshots seen, and warns of ones that were seen before and
-    /// are gone.
+    /// are gone. `limit-exceeded` if it would take more than [`MAX_LEDGER`] bytes of memory.
     pub async fn ledger(&self, cx: &Context) -> Result<Ledger> {
         let mut ledger = Ledger::default();
+        let mut held = Held::default();
         let mut lines = self.manifest.list(cx).await?;
         while let Some((id, line)) = lines.next().await {
+            held.add(LINE)?;
             match line.map(|l| l.state) {
-                Ok(LineState::Snapshot(s)) => ledger.snapshots.push(*s),
+                Ok(LineState::Snapshot(s)) => {
+                    let head = Head::from(&*s);
+                    if let Err(e) = check_text(head.text_len()) {
+                        ledger.damaged.push((id, e));
+                        continue;
+                    }
+                    held.add(head.text_len() + head.sources.len() * size_of::<SourceName>())?;
+                    ledger.snapshots.push(head);
+                }
                 Ok(LineState::Sealed) => ledger.sealed.push(id),
-                Ok(LineState::Marker(m)) => ledger.markers.push(m),
+                Ok(LineState::Marker(m)) => {
+                    held.add(m.reason.len())?;
+                    ledger.markers.push(m);
+                }
                 Err(e) if e.is_passing() => return Err(e),
                 // It was forgotten and its object replaced between listing and reading.
                 Err(e) if e.reason() == Reason::NoSnapshot => {}
                 Err(e) => ledger.damaged.push((id, e)),
             }
         }
-        self.read_notes(cx, &mut ledger).await?;
+        self.read_notes(cx, &mut ledger, &mut held).await?;
         // Of two that began in one second the ids do not say which was first.
         ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         ledger.sealed.sort_by(|a, b| b.cmp(a));
@@ -59,12 +83,20 @@ impl Repository {
     }
 
     /// Take in what was added to snapshots since they were committed.
-    async fn read_notes(&self, cx: &Context, ledger: &mut Ledger) -> Result<()> {
+    async fn read_notes(&self, cx: &Context, ledger: &mut Ledger, held: &mut Held) -> Result<()> {
+        let mut heads: HashMap<SnapshotId, &mut Head> =
+            ledger.snapshots.iter_mut().map(|head| (head.id.clone(), head)).collect();
         let mut notes = Vec::new();
         let mut stream = self.manifest.notes(cx).await?;
         while let Some((name, note)) = stream.next().await {
             match note {
-                Ok(note) => notes.push(note),
+                Ok(note) if !heads.contains_key(&note.id) => {}
+                Ok(note) => {
+                    let set = note.set.iter().map(|(key, value)| key.len() + value.len());
+                    let unset = note.unset.iter().map(String::len);
+                    held.add(set.chain(unset).sum::<usize>() + LINE)?;
+                    notes.push(note);
+                }
                 Err(e) if e.is_passing() => return Err(e),
                 // Removed with its snapshot between listing and reading.
                 Err(e) if e.reason() == Reason::NotFound => {}
@@ -73,11 +105,35 @@ impl Repository {
         }
         notes.sort();
         for note in notes {
-            if let Some(snapshot) = ledger.snapshots.iter_mut().find(|s| s.id == note.id) {
-                note.apply(&mut snapshot.tags);
+            if let Some(head) = heads.get_mut(&note.id) {
+                note.apply(&mut head.tags);
             }
         }
         Ok(())
+    }
+
+    /// All that a snapshot says about itself, with the tags that it has now.
+    pub async fn snapshot(&self, cx: &Context, head: &Head) -> Result<Snapshot> {
+        match self.manifest.get(cx, &head.id).await?.state {
+            LineState::Snapshot(snapshot) => Ok(Snapshot { tags: head.tags.clone(), ..*snapshot }),
+            LineState::Sealed => Err(sealed(&head.id)),
+            LineState::Marker(marker) => {
+                let what = format!("the snapshot {} is gone meanwhile: {}", head.id, marker.reason);
+                Err(Error::new(Reason::NoSnapshot, what))
+            }
+        }
+    }
+
+    /// The same for several, in their order. No more than two are in memory at once.
+    pub fn snapshots<'h>(
+        &'h self,
+        cx: &'h Context,
+        heads: &'h [&'h Head],
+    ) -> BoxStream<'h, (&'h Head, Result<Snapshot>)> {
+        stream::iter(heads)
+            .map(move |head| async move { (*head, self.snapshot(cx, head).await) })
+            .buffered(SNAPSHOTS_AT_ONCE)
+            .boxed()
     }
 
     /// Set tags of a snapshot, and take others away. The snapshot itself stays as it is.
@@ -114,8 +170,8 @@ impl Ledger {
     /// `latest~N`, or `@TIME` for the newest that is not after (a time without a fraction means all of its
     /// second). What may mean two is refused. `scope` says what `latest` and
     /// times speak of.
-    pub fn resolve(&self, spec: &str, scope: &Scope) -> Result<&Snapshot> {
-        let in_scope = |s: &&Snapshot| {
+    pub fn resolve(&self, spec: &str, scope: &Scope) -> Result<&Head> {
+        let in_scope = |s: &&Head| {
             let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
             fits(&scope.stack, &s.stack) && fits(&scope.host, &s.host) && fits(&scope.set, &s.set)
         };
@@ -143,7 +199,7 @@ impl Ledger {
         if let Some(s) = self.snapshots.iter().find(|s| s.id.to_string() == spec) {
             return Ok(s);
         }
-        let is_named = |s: &&Snapshot| s.name.as_deref() == Some(spec);
+        let is_named = |s: &&Head| s.name.as_deref() == Some(spec);
         let mut found =
             self.snapshots.iter().filter(|s| is_named(s) || s.id.has_prefix(spec)).peekable();
         if let Some(one) = found.next() {
@@ -160,16 +216,13 @@ impl Ledger {
             return Err(Error::new(e.reason(), format!("snapshot {id} is damaged: {}", e.chain())));
         }
         if let Some(id) = self.sealed.iter().find(|id| id.has_prefix(spec)) {
-            return Err(Error::new(
-                Reason::KeyCannotRead,
-                format!("snapshot {id} is sealed to this credential"),
-            ));
+            return Err(sealed(id));
         }
         Err(none(format!("there is no snapshot {spec:?}")))
     }
 
     /// Nobody can say what a damaged line is of: it may be the one that is meant.
-    fn check_newest(&self, spec: &str, found: Option<&Snapshot>) -> Result<()> {
+    fn check_newest(&self, spec: &str, found: Option<&Head>) -> Result<()> {
         let newer = |id: &SnapshotId| found.is_none_or(|s| *id > s.id);
         match self.damaged.iter().find(|(id, _)| newer(id)) {
             None => Ok(()),
@@ -184,6 +237,37 @@ impl Ledger {
     }
 }
 
+fn sealed(id: &SnapshotId) -> Error {
+    Error::new(Reason::KeyCannotRead, format!("snapshot {id} is sealed to this credential"))
+}
+
+/// An error if a snapshot's names and tags are too long to be listed.
+pub(crate) fn check_text(len: usize) -> Result<()> {
+    let most = Head::MAX_TEXT;
+    if len <= most {
+        return Ok(());
+    }
+    let what = format!("the names and tags of a snapshot have {len} bytes, the limit is {most}");
+    Err(Error::new(Reason::LimitExceeded, what))
+}
+
+/// Bytes that a ledger holds in memory.
+#[derive(Default)]
+struct Held(usize);
+
+impl Held {
+    fn add(&mut self, bytes: usize) -> Result<()> {
+        self.0 = self.0.saturating_add(bytes);
+        if self.0 <= MAX_LEDGER {
+            return Ok(());
+        }
+        let what = format!(
+            "the ledger is longer than the {MAX_LEDGER} bytes that a program may hold of it"
+        );
+        Err(Error::new(Reason::LimitExceeded, what))
+    }
+}
+
 /// A time as people write it: RFC 3339, with seconds or a zone left out (then UTC), or a date.
 pub fn parse_time(text: &str) -> Result<Timestamp> {
     let candidates =
@@ -194,4 +278,19 @@ pub fn parse_time(text: &str) -> Result<Timestamp> {
         .chain(&short)
         .find_map(|t| Timestamp::parse(t).ok())
         .ok_or_else(|| Error::invalid(format!("not a time such as 2026-01-15T14:30Z: {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_has_an_end() {
+        let mut held = Held::default();
+        held.add(MAX_LEDGER - 1).unwrap();
+        held.add(1).unwrap();
+        assert_eq!(held.add(1).unwrap_err().reason(), Reason::LimitExceeded);
+        assert!(held.add(usize::MAX).is_err());
+        assert!(check_text(Head::MAX_TEXT).is_ok() && check_text(Head::MAX_TEXT + 1).is_err());
+    }
 }

@@ -6,14 +6,15 @@
 //! that were found damaged, so that the next create stores again what it needs of them.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::context::Context;
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::{PackId, RepositoryFingerprint, RepositoryId, SnapshotId};
-use crate::index::create_private_dir;
+use crate::own::{append_file, create_private_dir, read_file, write_file};
+
+/// No file of local state is longer: lines for a million snapshots.
+const LONGEST: u64 = 64 << 20;
 
 /// The lines of the ledger that this machine has seen. A snapshot that was replaced by a marker is in both.
 #[derive(Debug, Default)]
@@ -92,8 +93,9 @@ impl Local {
         let file = self.location_file(location);
         let location = location.to_owned();
         let written = cx.blocking(move || {
-            let pinned = match fs::read_to_string(&file) {
+            let pinned = match read_file(&file, LONGEST) {
                 Ok(text) => {
+                    let text = String::from_utf8_lossy(&text);
                     text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok())
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
@@ -134,7 +136,7 @@ impl Local {
     async fn read(&self, cx: &Context, name: &str) -> Result<String> {
         let file = self.dir().join(name);
         let what = format!("cannot read {}", file.display());
-        match cx.blocking(move || Ok(fs::read(&file))).await? {
+        match cx.blocking(move || Ok(read_file(&file, LONGEST))).await? {
             Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
             Err(e) => {
@@ -183,29 +185,9 @@ impl Local {
             create_private_dir(&dir)?;
             let file = dir.join("seen");
             let what = || format!("cannot write {}", file.display());
-            // One short append is one step on every local file system; a torn last line is ignored.
-            let mut f = private_options().append(true).create(true).open(&file).doing(what)?;
-            f.write_all(fresh.as_bytes()).doing(what)
+            // A torn last line is ignored.
+            append_file(&file, fresh.as_bytes()).doing(what)
         })
         .await
     }
-}
-
-fn private_options() -> fs::OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = fs::OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-
-/// Replace a small private file in one step, with its directory.
-pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    let what = || format!("cannot write {}", path.display());
-    let dir = path.parent().unwrap_or(Path::new("."));
-    create_private_dir(dir)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(dir).doing(what)?;
-    temporary.write_all(content).doing(what)?;
-    temporary.as_file().sync_all().doing(what)?;
-    temporary.persist(path).map_err(|e| Error::io(what(), e.error))?;
-    Ok(())
 }

@@ -17,9 +17,9 @@ use crate::engine::options::{OpenOptions, check_memory};
 use crate::engine::report::InitReport;
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::{CredentialId, to_hex};
-use crate::index::create_private_dir;
 use crate::key::Key;
 use crate::ledger::StoredManifest;
+use crate::own::create_private_dir;
 use crate::seal::FORMAT;
 use crate::sink::{Put, PutMode, Sink};
 
@@ -270,7 +270,10 @@ async fn open_credential(
             Reason::ObjectMissing,
             "the repository has no credential left under keys/",
         )
-        .with("location", location));
+        .with("location", location)
+        .with_hint(
+            "put the files of keys/ back from a copy: without one of them nothing can be read",
+        ));
     }
     Err(Error::new(Reason::WrongKey, "no key that was given opens this repository")
         .with("location", location)

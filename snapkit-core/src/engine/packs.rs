@@ -12,6 +12,7 @@ use crate::engine::read::ChunkReader;
 use crate::error::Result;
 use crate::id::{ChunkId, PackId};
 use crate::index::Place;
+use crate::index::rows::{RowSum, RowSummer};
 use crate::pack::{MAX_PACK, PackContents, PackedFrame, pack_key, read_pack};
 use crate::progress::Counter;
 use crate::seal::FrameSealer;
@@ -34,8 +35,11 @@ pub(crate) async fn read_packs(
     awaited: &Awaited,
 ) -> Result<Vec<PackRead>> {
     packs.sort_unstable();
-    let index = Arc::clone(reader.index());
-    let rows = &cx.blocking(move || index.rows_by_pack()).await?;
+    let (index, summer) = (Arc::clone(reader.index()), Arc::new(RowSummer::new(cx)?));
+    let rows = {
+        let summer = Arc::clone(&summer);
+        &cx.blocking(move || index.sum_rows(&summer)).await?
+    };
     cx.progress().expect_bytes(packs.iter().map(|(_, size)| size).sum());
     // Each holds a pack, one opened frame and its raw bytes: see the memory budget. One more than computes is
     // fetched meanwhile.
@@ -44,7 +48,7 @@ pub(crate) async fn read_packs(
     let turn = &tokio::sync::Mutex::new(());
     stream::iter(packs)
         .map(|(id, size)| {
-            let reader = Arc::clone(reader);
+            let (reader, summer) = (Arc::clone(reader), Arc::clone(&summer));
             async move {
                 let _alone = cx.run(async { Ok(awaited.turn(turn).await) }).await?;
                 let key = pack_key(id)?;
@@ -64,9 +68,8 @@ pub(crate) async fn read_packs(
                 };
                 cx.progress().add(Counter::Bytes, size);
                 let len = bytes.len() as u64;
-                let found = examine_pack(cx, &reader, id, bytes).await?;
-                // What the index says beyond that has to be tried.
-                let surplus = rows.get(&id).is_some_and(|rows| *rows > found.rows);
+                let listed = Listed { sum: rows.get(&id).copied().unwrap_or_default(), summer };
+                let (found, surplus) = examine_pack(cx, &reader, listed, id, bytes).await?;
                 Ok(PackRead { id, len, found, surplus })
             }
         })
@@ -84,8 +87,23 @@ pub(crate) struct PackFindings {
     pub(super) bad: Vec<(ChunkId, String)>,
     /// What it holds could not be read from it: each chunk has to be tried.
     pub(super) opaque: bool,
-    /// Rows of the index that are what its trailer says.
-    pub(super) rows: u64,
+}
+
+/// What the index says of a pack.
+struct Listed {
+    sum: RowSum,
+    summer: Arc<RowSummer>,
+}
+
+impl Listed {
+    /// Whether it says more of a pack than the pack's trailer: that has to be tried.
+    fn exceeds(&self, reader: &ChunkReader, contents: &PackContents) -> Result<bool> {
+        if self.sum.repeats(&self.summer.of_pack(contents)) {
+            return Ok(false);
+        }
+        // Some of it may be missing, and the rest right.
+        Ok(self.sum.rows() > count_rows(reader, contents)?)
+    }
 }
 
 /// Stored bytes of frames that are examined in one piece of work: others who compute get their turn between.
@@ -94,32 +112,31 @@ const SLICE: u64 = 2 << 20;
 async fn examine_pack(
     cx: &Context,
     reader: &Arc<ChunkReader>,
+    listed: Listed,
     id: PackId,
     bytes: Bytes,
-) -> Result<PackFindings> {
+) -> Result<(PackFindings, bool)> {
     let mut findings = PackFindings::default();
     let this = Arc::clone(reader);
     let opened = cx.compute(move || {
         let contents = read_pack(id, &bytes, this.keys());
         let opened = match contents {
             Ok(contents) => {
-                let rows = count_rows(&this, &contents)?;
+                let surplus = listed.exceeds(&this, &contents)?;
                 let sealer = this.open_header(&contents.header).map_err(|e| e.chain());
-                Ok((contents, sealer, rows))
+                Ok((contents, sealer, surplus))
             }
             Err(e) => Err(e),
         };
         Ok((Vec::from(bytes), opened))
     });
     let (mut pack, opened) = opened.await?;
-    let (contents, sealer) = match opened {
-        Ok((contents, sealer, rows)) => {
-            findings.rows = rows;
-            (Arc::new(contents), Arc::new(sealer))
-        }
+    let (contents, sealer, surplus) = match opened {
+        Ok((contents, sealer, surplus)) => (Arc::new(contents), Arc::new(sealer), surplus),
         // What its own trailer says counts no more: another pack may stand here.
         Err(e) => {
-            return Ok(PackFindings { whole: Some(e.chain()), opaque: true, ..findings });
+            let found = PackFindings { whole: Some(e.chain()), opaque: true, ..findings };
+            return Ok((found, false));
         }
     };
     let mut from = 0;
@@ -153,7 +170,7 @@ async fn examine_pack(
         from = to;
     }
     findings.whole = findings.bad.first().map(|(_, what)| what.clone());
-    Ok(findings)
+    Ok((findings, surplus))
 }
 
 /// How many rows of the index say of this pack what its trailer says.

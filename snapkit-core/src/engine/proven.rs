@@ -21,8 +21,8 @@ impl Proven {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These chunks, each with where it begins, were read from what is stored there. They count if they fill the
-    /// frame.
+    /// These chunks, each with where it begins, were read from what is stored there. They count if each begins
+    /// where the one before it ends; that they are all of the frame is for [`Proven::has`] to see.
     pub(crate) fn add(&self, at: &Place, chunks: &[(ChunkRef, u32)]) {
         let mut end = 0_u32;
         for (chunk, start) in chunks {
@@ -30,9 +30,6 @@ impl Proven {
                 return;
             }
             end = end.saturating_add(chunk.len);
-        }
-        if end != at.raw {
-            return;
         }
         let place = (at.offset, at.stored, at.raw);
         let digest = digest(&at.header, place, chunks.iter().map(|(chunk, _)| chunk));
@@ -108,6 +105,8 @@ mod tests {
             (at(100), &whole[1..], false),
             (at(100), &[(chunk(1, 10), 0), (chunk(1, 10), 0), (chunk(2, 10), 20)], false),
             (at(100), &[(chunk(1, 10), 0), (chunk(3, 20), 10)], false),
+            (at(100), &[(chunk(1, 10), 0), (chunk(2, 20), 5)], false),
+            (at(100), &[(chunk(1, 10), 1), (chunk(2, 20), 11)], false),
             (at(101), &whole, false),
             (at(100), &whole, true),
         ] {

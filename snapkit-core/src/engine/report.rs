@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::facts::{Comparison, RestoreVerdict};
 use crate::id::{RepositoryFingerprint, RepositoryId, SnapshotId};
-use crate::manifest::{CaptureVerdict, Marker, Snapshot};
+use crate::manifest::{CaptureVerdict, Head, Marker, Snapshot};
 
 /// A repository was made.
 #[derive(Clone, Debug, Serialize)]
@@ -41,8 +41,9 @@ pub struct CreateReport {
 /// What the ledger holds.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Snapshots, newest first.
-    pub snapshots: Vec<Snapshot>,
+    /// Snapshots, newest first. See [`Repository::snapshot`](crate::engine::Repository::snapshot) for all that
+    /// one says.
+    pub snapshots: Vec<Head>,
     /// Snapshots that this credential cannot read, newest first.
     pub sealed: Vec<SnapshotId>,
     /// What stands where snapshots stood.

@@ -10,16 +10,16 @@ use crate::context::Context;
 use crate::credential::MAX_CREDENTIAL;
 use crate::engine::Repository;
 use crate::engine::check::{Awaited, ask};
-use crate::engine::examine::{Examination, Findings};
+use crate::engine::examine::{Chosen, Examination, Findings};
 use crate::engine::options::VerifyOptions;
 use crate::engine::packs::read_packs;
 use crate::engine::report::{Ledger, VerifyReport, seconds};
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::id::PackId;
-use crate::index::create_private_dir;
 use crate::key::Key;
 use crate::ledger::{AROUND, line_key};
-use crate::manifest::{CaptureVerdict, Snapshot, SourceRecord};
+use crate::manifest::Head;
+use crate::own::create_private_dir;
 use crate::pack::parse_pack_key;
 use crate::progress::Phase;
 use crate::registry::Registry;
@@ -77,24 +77,15 @@ impl Repository {
         };
         examination.packs_in_index()?;
 
-        let snapshots: Vec<&Snapshot> = ledger
-            .snapshots
-            .iter()
-            .filter(|s| options.snapshots.is_empty() || options.snapshots.contains(&s.id))
-            .collect();
+        let is_asked_for =
+            |s: &&Head| options.snapshots.is_empty() || options.snapshots.contains(&s.id);
+        let heads: Vec<&Head> = ledger.snapshots.iter().filter(is_asked_for).collect();
         for id in &options.snapshots {
-            if !snapshots.iter().any(|s| s.id == *id) {
+            if !heads.iter().any(|s| s.id == *id) {
                 return Err(Error::new(Reason::NoSnapshot, format!("there is no snapshot {id}")));
             }
         }
-        let mut sources: Vec<(&Snapshot, &SourceRecord)> = Vec::new();
-        for snapshot in &snapshots {
-            let wanted = |r: &&SourceRecord| {
-                r.verdict != CaptureVerdict::Failed
-                    && options.source.as_ref().is_none_or(|name| r.name == *name)
-            };
-            sources.extend(snapshot.sources.iter().filter(wanted).map(|r| (*snapshot, r)));
-        }
+        let chosen = Chosen { repository: self, heads, source: options.source.as_ref() };
         let everything = options.snapshots.is_empty() && options.source.is_none();
         if options.read_data {
             let reader = Arc::clone(&examination.reader);
@@ -107,10 +98,10 @@ impl Repository {
                     None => Ok(Vec::new()),
                 }
             };
-            let asked = ask(cx, &reader, registry, &sources, &awaited);
+            let asked = ask(cx, &reader, registry, &chosen, &awaited);
             // What is stored, whether all is there that is named, and what the sources say of it.
             let (mut packs, (), answers) =
-                try_join3(early, examination.sources(&sources, true), asked).await?;
+                try_join3(early, examination.snapshots(&chosen, true), asked).await?;
             if !everything {
                 let needed = examination.needed.iter();
                 let sizes = needed.filter_map(|id| Some((*id, *examination.stored.get(id)?)));
@@ -118,11 +109,11 @@ impl Repository {
             }
             examination.take_over(packs)?;
             if !examination.bad.is_empty() || !examination.opaque.is_empty() {
-                examination.sources(&sources, false).await?;
+                examination.snapshots(&chosen, false).await?;
             }
             examination.hear(answers)?;
         } else {
-            examination.sources(&sources, true).await?;
+            examination.snapshots(&chosen, true).await?;
         }
         if examination.needed_unlisted && segments_whole {
             // What a snapshot needs was listed before it was committed.
@@ -135,7 +126,7 @@ impl Repository {
         if let Err(e) = self.local.note_packs(cx, of(false), of(true)).await {
             report.notes.push(format!("the next create is not told of this: {}", e.chain()));
         }
-        report.snapshots = snapshots.len() as u64;
+        report.snapshots = chosen.heads.len() as u64;
         report.damage = findings.by_object.into_values().collect();
         report.seconds = seconds(cx.monotonic().saturating_sub(begun));
         Ok(report)

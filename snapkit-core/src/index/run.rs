@@ -16,9 +16,12 @@ use crate::codec::{Reader, WriteExt, len32};
 use crate::error::{Error, IoContext as _, Result};
 use crate::id::{ChunkId, PackId, RepositoryId, SegmentId};
 use crate::index::Place;
+use crate::index::rows::{RowSum, RowSummer};
 use crate::index::segment::{ENTRY_LEN, EntryRow, FRAME_LEN, FrameRow, PACK_LEN, PackRow, Table};
+use crate::manifest::ChunkRef;
+use crate::own::open_file;
 
-const MAGIC: [u8; 8] = *b"snaprun1";
+const MAGIC: [u8; 8] = *b"snaprun2";
 /// Bytes before the variable parts: magic, checksum, repository, four counts.
 const HEAD_LEN: usize = 8 + 32 + 16 + 16;
 
@@ -44,6 +47,9 @@ const MAX_HOMES: usize = 8;
 /// The most rows that are read at once.
 const READ_AT_ONCE: u32 = 1024;
 
+/// As many rows as most buckets have at most: no memory is asked for to read them.
+const FEW: usize = 24;
+
 /// Frames that are remembered.
 const RECENT: usize = 8;
 
@@ -56,9 +62,9 @@ struct Counts {
 }
 
 impl Counts {
-    /// Bits of the fan-out: about 64 entries a bucket, at most 2^18 buckets (1 MiB).
+    /// Bits of the fan-out: 8 to 16 entries a bucket, at most 2^20 buckets (4 MiB).
     fn fanout_bits(self) -> u32 {
-        (self.entries / 64).max(1).ilog2().min(18)
+        (self.entries / 8).max(1).ilog2().min(20)
     }
 
     fn fanout_len(self) -> usize {
@@ -86,7 +92,7 @@ impl Counts {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "at most 18 bits are left")]
+#[expect(clippy::cast_possible_truncation, reason = "at most 20 bits are left")]
 fn bucket(id: &ChunkId, bits: u32) -> usize {
     let top = u32::from_be_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
     (u64::from(top) >> (32 - bits)) as usize
@@ -118,7 +124,7 @@ impl Run {
 
     fn open(path: &Path) -> Result<Self> {
         let mut file =
-            File::open(path).doing(|| format!("cannot open the index cache {}", path.display()))?;
+            open_file(path).doing(|| format!("cannot open the index cache {}", path.display()))?;
         let io = |e| Error::io(format!("cannot read the index cache {}", path.display()), e);
         let mut head = [0; HEAD_LEN];
         file.read_exact(&mut head).map_err(io)?;
@@ -326,9 +332,16 @@ impl Run {
         if to - from > READ_AT_ONCE {
             from = self.first_row(id, from, to)?;
         }
-        let count = (to - from).min(READ_AT_ONCE) as usize;
-        let mut bytes = vec![0; count * ENTRY_LEN];
-        self.file.read_exact_at(&mut bytes, self.row_at(from)).doing(|| self.unreadable())?;
+        let len = (to - from).min(READ_AT_ONCE) as usize * ENTRY_LEN;
+        let (mut few, mut many) = ([0; FEW * ENTRY_LEN], Vec::new());
+        let bytes = match few.get_mut(..len) {
+            Some(few) => few,
+            None => {
+                many.resize(len, 0);
+                &mut many[..]
+            }
+        };
+        self.file.read_exact_at(bytes, self.row_at(from)).doing(|| self.unreadable())?;
         let rows = bytes.chunks_exact(ENTRY_LEN);
         rows.filter(|row| row[..32] == id.0)
             .take(MAX_HOMES)
@@ -351,8 +364,12 @@ impl Run {
         Ok(from)
     }
 
-    /// How many rows name each pack.
-    pub fn rows_by_pack(&self, counts: &mut HashMap<PackId, u64>) -> Result<()> {
+    /// Add up the rows of each pack.
+    pub(super) fn sum_rows(
+        &self,
+        summer: &RowSummer,
+        sums: &mut HashMap<PackId, RowSum>,
+    ) -> Result<()> {
         let mut packs = Vec::with_capacity(self.counts.packs as usize);
         let mut section = self.section(self.counts.packs_at())?;
         let mut bytes = [0; PACK_LEN];
@@ -360,21 +377,26 @@ impl Run {
             section.read_exact(&mut bytes).doing(|| self.unreadable())?;
             packs.push(PackRow::decode(&mut Reader::new(&bytes, "a run"), self.repository)?.id);
         }
-        let mut of_frame = Vec::with_capacity(self.counts.frames as usize);
+        let mut frames = Vec::with_capacity(self.counts.frames as usize);
         let mut section = self.section(self.counts.frames_at())?;
         let mut bytes = [0; FRAME_LEN];
         for _ in 0..self.counts.frames {
             section.read_exact(&mut bytes).doing(|| self.unreadable())?;
-            of_frame.push(FrameRow::decode(&mut Reader::new(&bytes, "a run"))?.pack);
+            frames.push(FrameRow::decode(&mut Reader::new(&bytes, "a run"))?);
         }
         let mut section = self.section(self.counts.entries_at())?;
         let mut bytes = [0; ENTRY_LEN];
         for _ in 0..self.counts.entries {
             section.read_exact(&mut bytes).doing(|| self.unreadable())?;
             let row = EntryRow::decode(&mut Reader::new(&bytes, "a run"))?;
-            let pack = of_frame.get(row.frame as usize).and_then(|pack| packs.get(*pack as usize));
-            let pack = pack.ok_or_else(|| broken(&self.path, "a row leads nowhere"))?;
-            *counts.entry(*pack).or_default() += 1;
+            let frame = frames.get(row.frame as usize);
+            let pack = frame.and_then(|frame| packs.get(frame.pack as usize));
+            let (Some(frame), Some(pack)) = (frame, pack) else {
+                return Err(broken(&self.path, "a row leads nowhere"));
+            };
+            let place = (frame.number, frame.offset, frame.stored, frame.raw);
+            let chunk = ChunkRef { id: row.id, len: row.len };
+            sums.entry(*pack).or_default().add(summer.digest(place, row.start, &chunk));
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::segment::{EntryRow, Table, TableBuilder, open};
+use std::path::Path;
+
 use super::*;
 use crate::id::RepositoryId;
 use crate::manifest::ChunkRef;

@@ -24,7 +24,7 @@ use snapkit_core::error::Result;
 use snapkit_core::id::{ChunkId, PackId};
 use snapkit_core::index::segment;
 use snapkit_core::key::Key;
-use snapkit_core::manifest::Snapshot;
+use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::pack::{PackContents, parse_pack_key, read_pack};
 use snapkit_core::progress::Silent;
@@ -175,6 +175,19 @@ impl Lab {
 
     pub(crate) async fn restore(&self, snapshot: &Snapshot) -> Result<RestoreSummary> {
         self.restore_with(snapshot, |_| {}).await
+    }
+
+    /// All snapshots of the ledger, the newest first.
+    pub(crate) async fn snapshots(&self) -> Vec<Snapshot> {
+        let repository = self.open().await.unwrap();
+        let ledger = repository.ledger(&self.cx).await.unwrap();
+        let mut snapshots = Vec::new();
+        for head in &ledger.snapshots {
+            let snapshot = repository.snapshot(&self.cx, head).await.unwrap();
+            assert_eq!(Head::from(&snapshot), *head);
+            snapshots.push(snapshot);
+        }
+        snapshots
     }
 
     pub(crate) async fn restore_with(
