@@ -18,6 +18,9 @@ pub const MAX_CHUNK: usize = 8 << 20;
 /// Content-defined chunks: least, average and largest length.
 const CONTENT: (usize, usize, usize) = (256 << 10, 1 << 20, 4 << 20);
 
+/// The most room that a cutter takes at once.
+const ROOM: usize = 8 << 20;
+
 /// The smallest chunk of pages.
 const MIN_PAGES: u64 = 8 << 10;
 
@@ -94,6 +97,8 @@ pub struct Cutter {
     key: ChunkKey,
     rule: Rule,
     buffer: BytesMut,
+    /// Bytes of the stream so far.
+    taken: usize,
 }
 
 #[derive(Debug)]
@@ -114,11 +119,17 @@ impl Cutter {
             Chunking::Tar => Rule::Tar(TarScan::default()),
             Chunking::Pages { page_size } => Rule::Pages(page_chunk(page_size, size.unwrap_or(0))),
         };
-        Self { key, rule, buffer: BytesMut::new() }
+        Self { key, rule, buffer: BytesMut::new(), taken: 0 }
     }
 
     /// Take more of the stream; finished chunks go to `out`.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<Bytes>) {
+        // Chunks that were cut hold on to the memory that they were cut from, so what is left over is copied
+        // whenever there is more: room is taken for as much as there was, not for a piece at a time.
+        if self.buffer.capacity() - self.buffer.len() < piece.len() {
+            self.buffer.reserve(self.taken.min(ROOM).max(piece.len()));
+        }
+        self.taken = self.taken.saturating_add(piece.len());
         self.buffer.extend_from_slice(piece);
         match &mut self.rule {
             Rule::Content => drain_content(&self.key, &mut self.buffer, out),

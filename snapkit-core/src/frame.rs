@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
@@ -84,6 +85,15 @@ impl std::fmt::Debug for FrameCodec {
     }
 }
 
+/// The plain text of a frame that is not compressed.
+fn as_it_is(pieces: &[impl AsRef<[u8]>], len: usize) -> Result<Vec<u8>> {
+    let mut plain = Vec::with_capacity(PREFIX + len + TAG_LEN);
+    plain.push(0);
+    plain.put_u32(len32(len)?);
+    pieces.iter().for_each(|piece| plain.extend_from_slice(piece.as_ref()));
+    Ok(plain)
+}
+
 fn zstd_error(e: std::io::Error) -> Error {
     Error::internal("zstd failed").caused_by(e)
 }
@@ -127,35 +137,48 @@ impl FrameCodec {
 
     /// The plain text of a frame for these raw bytes, ready to be sealed, with room for the tag.
     pub fn encode(&self, raw: &[u8], effort: Effort) -> Result<Vec<u8>> {
+        match self.compress(raw, effort)? {
+            Some(plain) => Ok(plain),
+            None => as_it_is(&[raw], raw.len()),
+        }
+    }
+
+    /// The same for raw bytes in several pieces. What does not shrink is copied once.
+    pub fn encode_pieces(&self, pieces: &[Bytes], effort: Effort) -> Result<Vec<u8>> {
+        if let [one] = pieces {
+            return self.encode(one, effort);
+        }
+        let plain = as_it_is(pieces, pieces.iter().map(Bytes::len).sum())?;
+        Ok(self.compress(&plain[PREFIX..], effort)?.unwrap_or(plain))
+    }
+
+    /// The plain text if it is shorter than the raw bytes as they are.
+    fn compress(&self, raw: &[u8], effort: Effort) -> Result<Option<Vec<u8>>> {
         if raw.len() > MAX_CHUNK {
             return Err(Error::internal("a frame is too long"));
         }
-        let mut out = Vec::new();
-        if self.shrinks(raw)? {
-            out.reserve_exact(PREFIX + zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN);
-            out.push(1);
-            out.put_u32(len32(raw.len())?);
-            self.with_compressor(|c| {
-                let mut payload = std::io::Cursor::new(&mut out);
-                payload.set_position(PREFIX as u64);
-                effort.apply(c)?;
-                c.compress_to_buffer(raw, &mut payload).map_err(zstd_error)?;
-                Ok(())
-            })?;
-            if out.len() < PREFIX + raw.len() {
-                if self.verify {
-                    self.compare(&out, raw)?;
-                }
-                out.shrink_to(out.len() + TAG_LEN);
-                return Ok(out);
-            }
-            out.clear();
+        if !self.shrinks(raw)? {
+            return Ok(None);
         }
-        out.reserve_exact(PREFIX + raw.len() + TAG_LEN);
-        out.push(0);
+        let longest = PREFIX + zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN;
+        let mut out = Vec::with_capacity(longest);
+        out.push(1);
         out.put_u32(len32(raw.len())?);
-        out.extend_from_slice(raw);
-        Ok(out)
+        self.with_compressor(|c| {
+            let mut payload = std::io::Cursor::new(&mut out);
+            payload.set_position(PREFIX as u64);
+            effort.apply(c)?;
+            c.compress_to_buffer(raw, &mut payload).map_err(zstd_error)?;
+            Ok(())
+        })?;
+        if out.len() >= PREFIX + raw.len() {
+            return Ok(None);
+        }
+        if self.verify {
+            self.compare(&out, raw)?;
+        }
+        out.shrink_to(out.len() + TAG_LEN);
+        Ok(Some(out))
     }
 
     /// Whether three samples of the bytes, compressed quickly, lose more than a thirtieth.
@@ -226,6 +249,15 @@ mod tests {
         assert!(packed[0] == 1 && packed.len() < text.len() / 50);
         assert_eq!(codec.decode(&packed, text.len()).unwrap(), text);
         assert!(codec.decode(&packed, text.len() - 1).is_err());
+        // However many pieces it comes in.
+        for raw in [Bytes::from(noise), Bytes::from(text)] {
+            let whole = codec.encode(&raw, Effort::Level(3)).unwrap();
+            let (half, len) = (raw.len() / 2, raw.len());
+            for pieces in [vec![raw.clone()], vec![raw.slice(..half), raw.slice(half..len)]] {
+                assert_eq!(codec.encode_pieces(&pieces, Effort::Level(3)).unwrap(), whole);
+            }
+        }
+        assert!(codec.encode_pieces(&[], Effort::Level(3)).unwrap().len() == PREFIX);
     }
 
     #[test]

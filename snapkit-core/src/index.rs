@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::Context;
 use crate::error::{Error, Reason, Result};
@@ -158,20 +158,19 @@ impl Index {
         let mut missing: Vec<_> = missing.map(|(id, entry)| (*id, entry.clone())).collect();
         missing.sort_unstable_by_key(|(id, _)| *id);
         let mut report = LoadReport::default();
-        let mut fetched =
-            futures_util::stream::iter(missing.into_iter().map(|(id, entry)| async move {
-                let key = entry.key.clone();
-                let bytes = match entry.get(cx, &**sink, segment::MAX_SEGMENT as u64).await {
-                    // A collector replaced it since it was listed.
-                    Err(e) if e.reason() == Reason::NotFound => return Ok(None),
-                    Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
-                    other => other?,
-                };
-                let keys = self.keys.clone();
-                let table = cx.compute(move || segment::open(id, &bytes, &keys)).await;
-                Ok::<_, Error>(Some((id, key, table)))
-            }))
-            .buffered(sink.info().concurrency.clamp(1, 2));
+        let mut fetched = stream::iter(missing.into_iter().map(|(id, entry)| async move {
+            let key = entry.key.clone();
+            let bytes = match entry.get(cx, &**sink, segment::MAX_SEGMENT as u64).await {
+                // A collector replaced it since it was listed.
+                Err(e) if e.reason() == Reason::NotFound => return Ok(None),
+                Err(e) if e.is_damage() => return Ok(Some((id, key, Err(e)))),
+                other => other?,
+            };
+            let keys = self.keys.clone();
+            let table = cx.compute(move || segment::open(id, &bytes, &keys)).await;
+            Ok::<_, Error>(Some((id, key, table)))
+        }))
+        .buffered(sink.info().concurrency.clamp(1, 2));
         while let Some(next) = fetched.next().await {
             match next? {
                 Some((id, _, Ok(table))) => self.add_table(cx, table, vec![id]).await?,
@@ -339,8 +338,7 @@ impl Index {
         // Whatever a segment lists was durable before it: a pack that is not listed now is lost.
         let mut lost = self.packs();
         let mut listing = sink.list(cx, Some(&Key::new("packs")?));
-        let mut found = Vec::new();
-        let mut damaged = Vec::new();
+        let mut unlisted = Vec::new();
         while let Some(entry) = cx.run(listing.try_next()).await? {
             let Some(id) = parse_pack_key(&entry.key) else { continue };
             let known = self.read().packs.get(&id).copied();
@@ -350,14 +348,25 @@ impl Index {
                 }
                 continue;
             }
-            match fetch_trailer(cx, sink, id, entry.size, &self.keys).await {
+            unlisted.push((id, entry));
+        }
+        drop(listing);
+        let mut found = Vec::new();
+        let mut damaged = Vec::new();
+        let mut trailers = stream::iter(unlisted)
+            .map(async |(id, entry)| {
+                (fetch_trailer(cx, sink, id, entry.size, &self.keys).await, entry.key)
+            })
+            .buffered(sink.info().concurrency.max(1));
+        while let Some((trailer, key)) = trailers.next().await {
+            match trailer {
                 Ok(contents) => found.push(contents),
                 // What cannot be reached now must not be taken for lost.
                 Err(e) if e.is_passing() => return Err(e),
-                Err(e) => damaged.push((entry.key, e)),
+                Err(e) => damaged.push((key, e)),
             }
         }
-        drop(listing);
+        drop(trailers);
         self.state.write().unwrap_or_else(PoisonError::into_inner).lost =
             lost.into_keys().collect();
         Ok((found, damaged))

@@ -201,6 +201,12 @@ impl SourceRecord {
             stats: SourceStats::default(),
         }
     }
+
+    /// Bytes of content in all its artifacts.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.artifacts.iter().fold(0, |sum, a| sum.saturating_add(a.content.bytes()))
+    }
 }
 
 /// What the capture of one source cost.

@@ -74,11 +74,13 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack for data or metadata.
-    pub fn new(cx: &Context, keys: &WriterKeys, object: ObjectType) -> Result<Self> {
+    /// An empty pack for data or metadata, with room for `target` bytes of frames and what comes with them.
+    pub fn new(cx: &Context, keys: &WriterKeys, object: ObjectType, target: usize) -> Result<Self> {
         let (header, sealer) = keys.begin(cx, object, "")?;
         let trailer_sealer = keys.shared(&header, "");
-        let buffer = header.encode();
+        // The last frame, the trailer and the padding are less than an eighth; memory is taken when it is filled.
+        let mut buffer = Vec::with_capacity(target + target / 8);
+        buffer.extend_from_slice(&header.encode());
         Ok(Self { header, sealer, trailer_sealer, buffer, frames: Vec::new(), chunks: 0 })
     }
 
@@ -276,7 +278,7 @@ mod tests {
         let cx = Context::system();
         let (writer, reader) = keys(&cx);
         let codec = FrameCodec::new(true);
-        let mut builder = PackBuilder::new(&cx, &writer, ObjectType::DataPack).unwrap();
+        let mut builder = PackBuilder::new(&cx, &writer, ObjectType::DataPack, 4000).unwrap();
         for n in 1..4u8 {
             let raw = vec![n; 1000];
             let chunk = ChunkRef { id: ChunkId([n; 32]), len: 500 };

@@ -219,7 +219,7 @@ async fn a_pack_with_other_content_is_not_believed() {
                 table.add(pack).unwrap();
                 continue;
             }
-            let mut forged = PackBuilder::new(&lab.cx, &writer, ObjectType::DataPack).unwrap();
+            let mut forged = PackBuilder::new(&lab.cx, &writer, ObjectType::DataPack, 0).unwrap();
             for frame in &pack.frames {
                 let other = lab::noise(frame.raw as usize, 2);
                 let plain = FrameCodec::new(false).encode(&other, Effort::Level(3)).unwrap();

@@ -217,7 +217,7 @@ fn tell(app: &App, report: &CreateReport) {
 
 /// `app (sqlite): 1 artifact, 1.2 MiB`
 fn describe(source: &SourceRecord) -> String {
-    let bytes = source.artifacts.iter().map(|a| a.content.bytes()).sum();
+    let bytes = source.bytes();
     let artifacts = count(source.artifacts.len() as u64, "artifact", "artifacts");
     let entries: u64 =
         source.artifacts.iter().filter_map(|a| snapshot::Artifact::from(a).entries).sum();

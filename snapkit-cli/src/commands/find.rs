@@ -21,7 +21,7 @@ use snapkit_core::tree::{EntryPath, TreeEntry};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::filter::FilterArgs;
-use crate::format::{size, time};
+use crate::format::{count, size, time};
 
 /// Find entries of trees, and artifacts, across snapshots
 ///
@@ -121,7 +121,8 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
     }
     app.output.end_list();
     if order.is_empty() {
-        app.output.note(format!("nothing in {} snapshots matches", chosen.len()));
+        let snapshots = count(chosen.len() as u64, "snapshot", "snapshots");
+        app.output.note(format!("nothing in {snapshots} matches"));
         return Ok(Exit::Nothing);
     }
     Ok(Exit::Done)

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::args::ScopeArgs;
 use crate::exit::Exit;
 use crate::format::time;
-use crate::snapshot::{Artifact, Source};
+use crate::snapshot::Artifact;
 use crate::spec::{Named, Spec, missing, no_entry};
 
 /// List what is in a snapshot
@@ -95,10 +95,14 @@ pub(crate) async fn run(app: &App, args: LsArgs) -> Result<Exit> {
 impl Lister<'_> {
     async fn snapshot(&self, repository: &Repository, snapshot: &Snapshot) -> Result<()> {
         for source in &snapshot.sources {
-            let view = Source::from(source);
-            let bytes = view.artifacts.iter().map(|a| a.bytes).sum();
             let name = source.name.as_str();
-            self.named(name, &format!("source {}", source.kind), "source", bytes, name.to_owned())?;
+            self.named(
+                name,
+                &format!("source {}", source.kind),
+                "source",
+                source.bytes(),
+                name.to_owned(),
+            )?;
             if self.args.recursive {
                 self.source(repository, source, &format!("{name}/")).await?;
             }

@@ -107,8 +107,7 @@ async fn lines(app: &App, repository: &Repository, newest_first: &[&Head]) -> Re
         let stack = origin(&snapshot.stack, &snapshot.host);
         for source in &snapshot.sources {
             let key = (stack.clone(), source.name.to_string());
-            let bytes = source.artifacts.iter().map(|a| a.content.bytes());
-            let bytes = bytes.fold(0, u64::saturating_add);
+            let bytes = source.bytes();
             let line = lines.entry(key).or_insert_with(|| Line {
                 stack: stack.clone(),
                 source: source.name.to_string(),

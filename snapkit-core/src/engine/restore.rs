@@ -498,6 +498,6 @@ fn planned(plan: &Plan<'_>) -> SourceRestored {
         notes: Vec::new(),
         damaged: Vec::new(),
         undo: Vec::new(),
-        bytes: plan.artifacts.iter().map(|a| a.content.bytes()).sum(),
+        bytes: plan.artifacts.iter().fold(0, |sum, a| sum.saturating_add(a.content.bytes())),
     }
 }

@@ -341,23 +341,14 @@ impl LaneWriter {
         let Some(permit) = self.permit.take() else { return Ok(()) };
         let pieces = std::mem::take(&mut self.pieces);
         let chunks = std::mem::take(&mut self.chunks);
-        let len = std::mem::take(&mut self.len);
+        self.len = 0;
         let effort = self.effort;
         let account = Arc::clone(&self.account);
         let encoded = {
             let (cx, shared) = (cx.clone(), Arc::clone(shared));
             let task_cx = cx.clone();
             cx.spawn(async move {
-                task_cx
-                    .compute(move || match pieces.as_slice() {
-                        [one] => shared.codec.encode(one, effort),
-                        many => {
-                            let mut raw = Vec::with_capacity(len);
-                            many.iter().for_each(|p| raw.extend_from_slice(p));
-                            shared.codec.encode(&raw, effort)
-                        }
-                    })
-                    .await
+                task_cx.compute(move || shared.codec.encode_pieces(&pieces, effort)).await
             })
         };
         let sent = self
@@ -443,7 +434,12 @@ impl Packer {
         let mut pack = match self.open[slot].take() {
             Some(pack) => pack,
             None => OpenPack {
-                builder: PackBuilder::new(&self.cx, &self.shared.keys, self.object)?,
+                builder: PackBuilder::new(
+                    &self.cx,
+                    &self.shared.keys,
+                    self.object,
+                    self.pack_target,
+                )?,
                 permit: None,
             },
         };

@@ -383,18 +383,20 @@ pub(crate) fn read_at(
     bytes: &mut Vec<u8>,
     place: &[u8],
 ) -> Result<bool> {
-    let start = bytes.len();
     let len = usize::try_from(extent.len).map_err(|_| grown(place))?;
-    bytes.resize(start + len, 0);
-    let mut done = 0;
-    while done < len {
-        match rustix::io::pread(file, &mut bytes[start + done..], extent.offset + done as u64) {
+    let start = bytes.len();
+    let end = start + len;
+    bytes.reserve_exact(len);
+    while bytes.len() < end {
+        let offset = extent.offset + (bytes.len() - start) as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(bytes), offset) {
             Ok(0) => return Ok(false),
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(error::at("read", place, e)),
         }
     }
+    // There was room for more.
+    bytes.truncate(end);
     Ok(true)
 }
 

@@ -154,6 +154,11 @@ impl Client {
         Ok(Self { connection, watch, path: path.to_owned(), access })
     }
 
+    /// Have errors name another file: what is wrong with a copy is wrong with what it is a copy of.
+    pub(crate) fn in_name_of(self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

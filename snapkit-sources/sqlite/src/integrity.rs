@@ -82,13 +82,13 @@ fn ask(client: &Client, sql: &str, found: &mut Examination) -> rusqlite::Result<
     let mut query = client.connection().prepare(sql)?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        let line = String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned();
-        if line == "ok" {
-            continue;
-        }
-        let list = if breaks_a_rule(&line) { &mut found.remarks } else { &mut found.damage };
-        if list.len() < LISTED {
-            list.push(line);
+        // What is wrong with the tree itself comes as one text, below a heading.
+        let text = String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?);
+        for line in text.lines().filter(|line| *line != "ok" && !line.starts_with("*** in ")) {
+            let list = if breaks_a_rule(line) { &mut found.remarks } else { &mut found.damage };
+            if list.len() < LISTED {
+                list.push(line.to_owned());
+            }
         }
         if found.damage.len() >= LISTED {
             break;

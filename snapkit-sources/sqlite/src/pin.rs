@@ -100,6 +100,7 @@ impl Pin {
         let file = create_private(&path)?;
         let mut writer = Client::open(&path, Access::Scratch, std::time::Duration::ZERO, job)?;
         let reader = Client::open(&path, Access::Source, std::time::Duration::ZERO, job)?;
+        let reader = reader.in_name_of(live.path());
         // All three have it open: from here on nothing is left behind, however this ends.
         drop(scratch);
         live.copy_to(&mut writer, job)?;
