@@ -248,7 +248,7 @@ impl App {
         }
         let found = ledger.resolve(word, scope).map_err(|e| match e.reason() {
             Reason::NoSnapshot => {
-                e.with("among", scope::describe(scope)).with_hint(scope::elsewhere(ledger))
+                e.with("among", scope::describe(scope)).with_hint(scope::elsewhere(ledger, scope))
             }
             _ => e,
         })?;

@@ -107,6 +107,13 @@ fn cut(text: &str) -> &str {
 fn read(path: &Path) -> Result<String> {
     let what = || format!("cannot read {}", path.display());
     let mut bytes = Vec::new();
+    match std::fs::metadata(path) {
+        // A pipe would keep us waiting.
+        Ok(found) if !found.is_file() => {
+            return Err(Error::io(what(), std::io::Error::other("it is no file")));
+        }
+        _ => {}
+    }
     match File::open(path) {
         Ok(file) => {
             file.take(2 * MAX_FILE).read_to_end(&mut bytes).doing(what)?;

@@ -24,6 +24,9 @@ impl Running {
         let name = blake3::hash(format!("{repository}\0{stack}").as_bytes()).to_hex();
         let path = directory.join(&name[..32]);
         let what = || format!("cannot lock {}", path.display());
+        if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(Error::io(what(), std::io::Error::other("it is no file")));
+        }
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).doing(what)?;

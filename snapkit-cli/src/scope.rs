@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use snapkit_core::engine::{Ledger, Scope};
 
+use crate::format::count;
+
 /// How many are named in a sentence.
 const NAMED: usize = 5;
 
@@ -16,8 +18,18 @@ pub(crate) fn describe(scope: &Scope) -> String {
     [part("stack", &scope.stack), part("host", &scope.host), part("set", &scope.set)].join(", ")
 }
 
-/// What to do if nothing is in the scope: where snapshots are.
-pub(crate) fn elsewhere(ledger: &Ledger) -> String {
+/// What to do if what is meant is not in the scope: where snapshots are.
+pub(crate) fn elsewhere(ledger: &Ledger, scope: &Scope) -> String {
+    let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
+    let inside = ledger.snapshots.iter().filter(|s| {
+        fits(&scope.stack, &s.stack) && fits(&scope.host, &s.host) && fits(&scope.set, &s.set)
+    });
+    let inside = inside.count() as u64;
+    if inside > 0 {
+        let is = if inside == 1 { "is" } else { "are" };
+        let snapshots = count(inside, "snapshot", "snapshots");
+        return format!("there {is} {snapshots} among these; `snapkit list` shows all");
+    }
     let all: BTreeSet<_> = ledger
         .snapshots
         .iter()

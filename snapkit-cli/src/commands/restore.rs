@@ -141,9 +141,7 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     if args.overwrite && !args.dry_run {
         let place = options.recovery.join(format!("before-{}", snapshot.id.short()));
         let place = escape(place.as_os_str().as_bytes());
-        app.output.note(format!(
-            "what is replaced is kept in {place}, with a script that brings it back"
-        ));
+        app.output.note(format!("what is replaced is kept in {place}"));
     }
     let registry = app.registry();
     if args.dry_run {

@@ -116,7 +116,7 @@ fn what_a_hook_refuses_is_not_done() {
     assert_snapshot!(env.run(["restore", "latest", "--overwrite"]), @"
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]
-    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
     error: hook before:restore failed: exit status: 1 (program=./refuse)
     --- exit 1
     ");

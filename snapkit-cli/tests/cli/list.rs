@@ -201,7 +201,7 @@ fn what_names_no_snapshot_is_said() {
     assert_snapshot!(env.run(["show", "latest~9"]), @"
     --- stderr
     error: there is no snapshot latest~9 (among=any stack, host box, set full)
-    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    hint: there are 2 snapshots among these; `snapkit list` shows all
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "latest", "--set", "data"]), @"
@@ -213,7 +213,7 @@ fn what_names_no_snapshot_is_said() {
     assert_snapshot!(env.run(["show", "@1999-01-01"]), @"
     --- stderr
     error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
-    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    hint: there are 2 snapshots among these; `snapkit list` shows all
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "@yesterday"]), @r#"
@@ -224,7 +224,7 @@ fn what_names_no_snapshot_is_said() {
     assert_snapshot!(env.run(["show", "@2026-11-21 06:48"]), @"
     --- stderr
     error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
-    hint: there are snapshots of data-[HEX]@box (set full), data-[HEX]@other (set full), shop@box (set full); choose with --stack-name, --host, --any-host and --set
+    hint: there are 2 snapshots among these; `snapkit list` shows all
     --- exit 1
     ");
     assert_snapshot!(env.run(["show", "first:files"]), @"

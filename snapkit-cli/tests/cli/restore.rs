@@ -50,7 +50,7 @@ fn what_is_there_is_not_replaced_unless_asked_for() {
         [STEPS]
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
-    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX], with a script that brings it back
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
     match in [DURATION]
     --- exit 0
     ");

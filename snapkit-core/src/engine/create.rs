@@ -339,7 +339,7 @@ impl Repository {
         }
         let mut previous = known.pop_last();
         if bases.iter().any(Option::is_none) || previous.is_none() {
-            let mut newest: Vec<Option<Snapshot>> = names.iter().map(|_| None).collect();
+            let mut newest: Vec<Option<Arc<Snapshot>>> = names.iter().map(|_| None).collect();
             let mut lines = self.manifest.list(cx).await?;
             while let Some((id, line)) = lines.next().await {
                 let line = match line {
@@ -357,10 +357,11 @@ impl Repository {
                 if s.stack != stack.name || s.host != stack.host {
                     continue;
                 }
+                let s = Arc::new(*s);
                 for (name, newest) in names.iter().zip(&mut newest) {
                     let newer = newest.as_ref().is_none_or(|n| n.id < s.id);
                     if newer && s.source(name.as_str()).is_some() {
-                        *newest = Some((*s).clone());
+                        *newest = Some(Arc::clone(&s));
                     }
                 }
             }

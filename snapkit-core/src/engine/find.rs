@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 
-use crate::artifact::SourceName;
 use crate::context::{Context, Timestamp};
 use crate::engine::Repository;
 use crate::engine::local::Seen;
@@ -15,11 +14,18 @@ use crate::error::{Error, Reason, Result};
 use crate::id::SnapshotId;
 use crate::manifest::{Head, LineState, Note, Snapshot};
 
-/// The most memory that a ledger may take: 128 MiB, or a quarter of a million usual snapshots.
-pub const MAX_LEDGER: usize = 128 << 20;
+/// The most memory that a ledger may take: 64 MiB, or a hundred thousand usual snapshots. Whoever shows it may hold
+/// as much again.
+pub const MAX_LEDGER: usize = 64 << 20;
 
 /// What a line takes in memory beyond its texts.
 const LINE: usize = 384;
+
+/// What a tag or the name of a source takes beyond its letters.
+const TEXT: usize = 96;
+
+/// What is said of a line that is damaged.
+const DAMAGE: usize = 1536;
 
 /// Snapshots that are read at once: each may be large.
 const SNAPSHOTS_AT_ONCE: usize = 2;
@@ -33,6 +39,8 @@ impl Repository {
     pub async fn ledger(&self, cx: &Context) -> Result<Ledger> {
         let mut ledger = Ledger::default();
         let mut held = Held::default();
+        // Before the lines: what another run commits and remembers meanwhile is not gone.
+        let seen = self.local.seen(cx).await?;
         let mut lines = self.manifest.list(cx).await?;
         while let Some((id, line)) = lines.next().await {
             held.add(LINE)?;
@@ -40,10 +48,11 @@ impl Repository {
                 Ok(LineState::Snapshot(s)) => {
                     let head = Head::from(&*s);
                     if let Err(e) = check_text(head.text_len()) {
+                        held.add(DAMAGE)?;
                         ledger.damaged.push((id, e));
                         continue;
                     }
-                    held.add(head.text_len() + head.sources.len() * size_of::<SourceName>())?;
+                    held.add(head.text_len() + (head.sources.len() + head.tags.len()) * TEXT)?;
                     ledger.snapshots.push(head);
                 }
                 Ok(LineState::Sealed) => ledger.sealed.push(id),
@@ -54,7 +63,10 @@ impl Repository {
                 Err(e) if e.is_passing() => return Err(e),
                 // It was forgotten and its object replaced between listing and reading.
                 Err(e) if e.reason() == Reason::NoSnapshot => {}
-                Err(e) => ledger.damaged.push((id, e)),
+                Err(e) => {
+                    held.add(DAMAGE)?;
+                    ledger.damaged.push((id, e));
+                }
             }
         }
         self.read_notes(cx, &mut ledger, &mut held).await?;
@@ -62,7 +74,6 @@ impl Repository {
         ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         ledger.sealed.sort_by(|a, b| b.cmp(a));
         let ids: BTreeSet<_> = ledger.ids().cloned().collect();
-        let seen = self.local.seen(cx).await?;
         let is_news = |id: &&SnapshotId| !seen.accepted.contains(*id);
         let known = seen.snapshots.union(&seen.markers);
         ledger.gone = known.filter(|s| !ids.contains(s)).filter(is_news).cloned().collect();
@@ -92,15 +103,18 @@ impl Repository {
             match note {
                 Ok(note) if !heads.contains_key(&note.id) => {}
                 Ok(note) => {
-                    let set = note.set.iter().map(|(key, value)| key.len() + value.len());
-                    let unset = note.unset.iter().map(String::len);
+                    let set = note.set.iter().map(|(key, value)| key.len() + value.len() + TEXT);
+                    let unset = note.unset.iter().map(|key| key.len() + TEXT);
                     held.add(set.chain(unset).sum::<usize>() + LINE)?;
                     notes.push(note);
                 }
                 Err(e) if e.is_passing() => return Err(e),
                 // Removed with its snapshot between listing and reading.
                 Err(e) if e.reason() == Reason::NotFound => {}
-                Err(e) => ledger.damaged_notes.push((name, e)),
+                Err(e) => {
+                    held.add(DAMAGE)?;
+                    ledger.damaged_notes.push((name, e));
+                }
             }
         }
         notes.sort();

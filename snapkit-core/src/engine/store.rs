@@ -16,6 +16,7 @@ use crate::engine::cut::guarded;
 use crate::engine::write::{Lane, Shared, Writer};
 use crate::entries::{ListBuilder, Node, StoredEntry, TreeChunker};
 use crate::error::{Error, Reason, Result};
+use crate::frame::FRAME_TARGET;
 use crate::id::to_hex;
 use crate::manifest::{ChunkList, ChunkRef, ContentRef, Problems};
 use crate::progress::Counter;
@@ -55,15 +56,32 @@ struct Named {
 }
 
 fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
-    contents
-        .into_iter()
-        .map(|content| {
-            let chunk =
-                ChunkRef { id: shared.chunk_key.name(&content), len: len32(content.len())? };
-            let known = shared.is_known(&chunk.id, chunk.len)?;
-            Ok(Named { chunk, content, known })
-        })
-        .collect()
+    let name = |content: Bytes| {
+        let chunk = ChunkRef { id: shared.chunk_key.name(&content), len: len32(content.len())? };
+        let known = shared.is_known(&chunk.id, chunk.len)?;
+        // What is known is not kept waiting, and must not be kept in memory either.
+        let content = if known { Bytes::new() } else { content };
+        Ok(Named { chunk, content, known })
+    };
+    contents.into_iter().map(name).collect()
+}
+
+/// The same for chunks of one stream. They are slices of the memory that it was read into, of which each keeps all
+/// alive: what waits for others, or is little of it, gets memory of its own.
+fn name_slices(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
+    let mut named = name_all(shared, contents)?;
+    let (mut all, mut new) = (0, 0);
+    for named in &named {
+        all += u64::from(named.chunk.len);
+        new += named.content.len() as u64;
+    }
+    let is_little = new < all / 2;
+    for named in named.iter_mut().filter(|n| !n.known) {
+        if is_little || named.content.len() < FRAME_TARGET {
+            named.content = Bytes::copy_from_slice(&named.content);
+        }
+    }
+    Ok(named)
 }
 
 /// A chunk list on its way into the repository.
@@ -158,7 +176,7 @@ pub(crate) async fn store_stream(
                 let mut chunks = Vec::new();
                 if last {
                     cutter.finish(&mut chunks);
-                    return Ok((None, digest, name_all(&shared, chunks)?));
+                    return Ok((None, digest, name_slices(&shared, chunks)?));
                 }
                 for piece in pieces {
                     if let Some(digest) = &mut digest {
@@ -166,7 +184,7 @@ pub(crate) async fn store_stream(
                     }
                     cutter.push(&piece, &mut chunks);
                 }
-                Ok((Some(cutter), digest, name_all(&shared, chunks)?))
+                Ok((Some(cutter), digest, name_slices(&shared, chunks)?))
             })
         };
         let next = async { if last { Ok(Vec::new()) } else { read_some(cx, &mut body).await } };
