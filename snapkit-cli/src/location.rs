@@ -72,8 +72,9 @@ impl Places {
         if !is_refusal || ![&self.cache, &self.state, &self.config].into_iter().any(is_below) {
             return error;
         }
-        error.with_hint("set HOME to a directory that you may write to, or name directories with --state-dir and \
-             --cache-dir, and a key file with --key-file",
+        error.with_hint(
+            "set HOME to a directory that you may write to, or name directories with --state-dir \
+             and --cache-dir, and a key file with --key-file",
         )
     }
 

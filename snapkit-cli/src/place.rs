@@ -110,7 +110,9 @@ impl<'a> Place<'a> {
             "the repository that this machine knows at this place is not there",
         )
         .with("location", self.directory.display())
-        .with_hint("is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`",
+        .with_hint(
+            "is its disk mounted? to make a new one in its place: \
+             `snapkit init --accept-new-repository`",
         ))
     }
 

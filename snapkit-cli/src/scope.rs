@@ -20,11 +20,7 @@ pub(crate) fn describe(scope: &Scope) -> String {
 
 /// What to do if what is meant is not in the scope: where snapshots are.
 pub(crate) fn elsewhere(ledger: &Ledger, scope: &Scope) -> String {
-    let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
-    let inside = ledger.snapshots.iter().filter(|s| {
-        fits(&scope.stack, &s.stack) && fits(&scope.host, &s.host) && fits(&scope.set, &s.set)
-    });
-    let inside = inside.count() as u64;
+    let inside = ledger.snapshots.iter().filter(|s| scope.holds(s)).count() as u64;
     if inside > 0 {
         let is = if inside == 1 { "is" } else { "are" };
         let snapshots = count(inside, "snapshot", "snapshots");
@@ -49,13 +45,8 @@ pub(crate) fn rivals(ledger: &Ledger, scope: &Scope) -> Option<String> {
     if scope.stack.is_some() {
         return None;
     }
-    let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
-    let stacks: BTreeSet<_> = ledger
-        .snapshots
-        .iter()
-        .filter(|s| fits(&scope.host, &s.host) && fits(&scope.set, &s.set))
-        .map(|s| s.stack.clone())
-        .collect();
+    let stacks: BTreeSet<_> =
+        ledger.snapshots.iter().filter(|s| scope.holds(s)).map(|s| s.stack.clone()).collect();
     (stacks.len() > 1).then(|| enumerate(&stacks))
 }
 

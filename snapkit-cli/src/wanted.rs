@@ -154,8 +154,9 @@ impl<'a> Wanted<'a> {
                 "nothing in the snapshot matches {}",
                 globs.iter().map(|g| format!("--include {g:?}")).collect::<Vec<_>>().join(" or ")
             ))
-            .with_hint("a glob without a slash is a whole name; one with a slash is a whole path, as `snapkit ls -R` \
-                 shows it",
+            .with_hint(
+                "a glob without a slash is a whole name; one with a slash is a whole path, as \
+                 `snapkit ls -R` shows it",
             ),
         }
     }

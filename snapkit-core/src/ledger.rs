@@ -138,6 +138,12 @@ impl StoredManifest {
     ) -> Result<Bytes> {
         let (header, sealer) = self.credential.writer.begin_shared(cx, object, key.as_str())?;
         let mut frame = to_json(document)?;
+        // Nobody would read it again.
+        if (frame.len() + TAG_LEN) as u64 > AROUND {
+            let what =
+                format!("what a marker says has {} bytes, the limit is {AROUND}", frame.len());
+            return Err(Error::new(Reason::LimitExceeded, what));
+        }
         sealer.seal(0, &mut frame)?;
         let mut object = header.encode();
         object.extend_from_slice(&frame);

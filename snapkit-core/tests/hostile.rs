@@ -244,3 +244,35 @@ async fn a_pack_with_other_content_is_not_believed() {
         assert!(lab.restore(&first).await.is_err());
     }
 }
+
+/// Junk in the place of lines is told one by one, up to an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_of_junk_has_an_end() {
+    let lab = Lab::new([source(1)]).await;
+    lab.create().await.unwrap();
+    for (from, to, fits) in [(0, 1000, true), (1000, 45_000, false)] {
+        for n in from..to {
+            put(&lab, &Key::new(format!("snapshots/20260101T000000Z-{n:016x}")).unwrap(), "").await;
+        }
+        let ledger = lab.open().await.unwrap().ledger(&lab.cx).await;
+        let told = ledger.map(|l| l.damaged.len()).map_err(|e| e.reason());
+        assert_eq!(told, if fits { Ok(to) } else { Err(Reason::LimitExceeded) });
+    }
+}
+
+/// What nobody would read is not written: forgetting must not leave a damaged line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_says_no_more_than_can_be_read() {
+    let lab = Lab::new([source(1)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let repository = lab.open().await.unwrap();
+    let forget = |len: usize| {
+        let (repository, cx, id) = (&repository, &lab.cx, &first.id);
+        async move { repository.manifest().forget(cx, id, &"x".repeat(len)).await }
+    };
+    assert_eq!(forget(64 << 10).await.unwrap_err().reason(), Reason::LimitExceeded);
+    lab.restore(&first).await.unwrap();
+    forget(60 << 10).await.unwrap();
+    let ledger = repository.ledger(&lab.cx).await.unwrap();
+    assert_eq!((ledger.markers.len(), ledger.damaged.len()), (1, 0));
+}

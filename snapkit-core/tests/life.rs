@@ -24,8 +24,8 @@ use snapkit_core::secret::Secret;
 use snapkit_core::sink::Sink;
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
 use snapkit_testkit::double::{
-    RecordingProgress, RecordingSink, ScriptedArtifact, ScriptedFile, ScriptedSource, Stage,
-    Trouble, Verb,
+    RecordingProgress, RecordingSink, ScriptedArtifact, ScriptedFile, ScriptedSource, SlowSink,
+    Stage, Trouble, Verb,
 };
 
 fn files(n: u64) -> Vec<ScriptedFile> {
@@ -463,4 +463,20 @@ async fn a_disk_that_changes_what_was_seen_makes_no_snapshot_up() {
         let next = lab.create().await.unwrap();
         assert!(next.warnings.is_empty(), "{:?}", next.warnings);
     }
+}
+
+/// What another run on this machine commits while the lines are being read is not gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_comes_meanwhile_is_not_missed() {
+    let lab = Lab::new(sources()).await;
+    lab.create().await.unwrap();
+    let slow = SlowSink::new(Arc::clone(&lab.sink), Duration::from_millis(700));
+    let repository = lab.open_on(Arc::new(slow)).await.unwrap();
+    let create = async {
+        lab.cx.sleep(Duration::from_millis(50)).await.unwrap();
+        lab.create().await.unwrap()
+    };
+    let (ledger, _) = tokio::join!(repository.ledger(&lab.cx), create);
+    assert_eq!(ledger.unwrap().gone, []);
+    assert_eq!(lab.snapshots().await.len(), 2);
 }

@@ -13,7 +13,7 @@ use snapkit_core::artifact::Shape;
 use snapkit_core::context::Timestamp;
 use snapkit_core::engine::Repository;
 use snapkit_core::entries::StoredEntry;
-use snapkit_core::error::{Error, Result};
+use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{ArtifactRecord, ContentRef};
 use snapkit_core::tree::{EntryPath, TreeEntry};
@@ -69,7 +69,11 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
     let mut snapshots = repository.snapshots(&app.cx, &chosen);
     while let Some((_, snapshot)) = snapshots.next().await {
         app.cx.check()?;
-        let snapshot = snapshot?;
+        let snapshot = match snapshot {
+            // It was forgotten meanwhile.
+            Err(e) if e.reason() == Reason::NoSnapshot => continue,
+            other => other?,
+        };
         for source in &snapshot.sources {
             for artifact in &source.artifacts {
                 let place = format!("{}/{}", source.name, artifact.meta.name);

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use snapkit_core::context::Timestamp;
 use snapkit_core::engine::Repository;
-use snapkit_core::error::Result;
+use snapkit_core::error::{Reason, Result};
 use snapkit_core::manifest::Head;
 
 use crate::app::App;
@@ -103,7 +103,11 @@ async fn lines(app: &App, repository: &Repository, newest_first: &[&Head]) -> Re
     let mut lines: BTreeMap<(String, String), Line> = BTreeMap::new();
     let mut snapshots = repository.snapshots(&app.cx, newest_first);
     while let Some((_, snapshot)) = snapshots.next().await {
-        let snapshot = snapshot?;
+        let snapshot = match snapshot {
+            // It was forgotten meanwhile.
+            Err(e) if e.reason() == Reason::NoSnapshot => continue,
+            other => other?,
+        };
         let stack = origin(&snapshot.stack, &snapshot.host);
         for source in &snapshot.sources {
             let key = (stack.clone(), source.name.to_string());

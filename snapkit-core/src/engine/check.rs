@@ -191,6 +191,7 @@ async fn answer(
         checked => Ok(Some(Answer { place, checked })),
     }
 }
+
 fn body(
     cx: &Context,
     reader: &Arc<ChunkReader>,

@@ -185,12 +185,8 @@ impl Ledger {
     /// second). What may mean two is refused. `scope` says what `latest` and
     /// times speak of.
     pub fn resolve(&self, spec: &str, scope: &Scope) -> Result<&Head> {
-        let in_scope = |s: &&Head| {
-            let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
-            fits(&scope.stack, &s.stack) && fits(&scope.host, &s.host) && fits(&scope.set, &s.set)
-        };
         let none = |why: String| Error::new(Reason::NoSnapshot, why);
-        let mut scoped = self.snapshots.iter().filter(in_scope);
+        let mut scoped = self.snapshots.iter().filter(|s| scope.holds(s));
         if spec == "latest" || spec.starts_with("latest~") {
             let back = spec.strip_prefix("latest~").unwrap_or("0");
             let back: usize = back.parse().map_err(|_| {

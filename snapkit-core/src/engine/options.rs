@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::engine::hooks::{Hooks, Probe};
 use crate::error::{Error, Result};
 use crate::id::RepositoryFingerprint;
+use crate::manifest::Head;
 use crate::source::Source;
 
 /// The bytes that all work in flight may hold: 256 MiB for the whole process by default. The engine
@@ -251,4 +252,15 @@ pub struct Scope {
     pub host: Option<String>,
     /// Of this set.
     pub set: Option<String>,
+}
+
+impl Scope {
+    /// Whether a snapshot is one of them.
+    #[must_use]
+    pub fn holds(&self, snapshot: &Head) -> bool {
+        let fits = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|w| w == is);
+        fits(&self.stack, &snapshot.stack)
+            && fits(&self.host, &snapshot.host)
+            && fits(&self.set, &snapshot.set)
+    }
 }

@@ -70,8 +70,13 @@ fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
 /// alive: what waits for others, or is little of it, gets memory of its own.
 fn name_slices(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
     let mut named = name_all(shared, contents)?;
+    set_apart(&mut named);
+    Ok(named)
+}
+
+fn set_apart(named: &mut [Named]) {
     let (mut all, mut new) = (0, 0);
-    for named in &named {
+    for named in &*named {
         all += u64::from(named.chunk.len);
         new += named.content.len() as u64;
     }
@@ -81,7 +86,6 @@ fn name_slices(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
             named.content = Bytes::copy_from_slice(&named.content);
         }
     }
-    Ok(named)
 }
 
 /// A chunk list on its way into the repository.
@@ -577,4 +581,33 @@ fn name_file(shared: &Shared, file: LoadedFile) -> Result<NamedFile> {
         return Err(Error::internal("a small file is too long").with("path", &file.entry.path));
     };
     Ok(NamedFile { entry: file.entry, size, chunks: name_all(shared, contents)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ChunkId;
+
+    #[test]
+    fn what_waits_keeps_no_more_than_itself_in_memory() {
+        let block = Bytes::from(vec![7; 4 << 20]);
+        let is_slice = |named: &Named| block.as_ptr_range().contains(&named.content.as_ptr());
+        let chunk = |from: usize, len: usize, known| Named {
+            chunk: ChunkRef { id: ChunkId([1; 32]), len: u32::try_from(len).unwrap() },
+            content: if known { Bytes::new() } else { block.slice(from..from + len) },
+            known,
+        };
+        let mib = 1 << 20;
+        // All is new, and large: it goes on its way at once.
+        let mut all = vec![chunk(0, mib, false), chunk(mib, 3 * mib, false)];
+        set_apart(&mut all);
+        assert!(all.iter().all(is_slice));
+        // What is small waits for others, and what is little would keep much alive.
+        let mut mixed = vec![chunk(0, 8192, false), chunk(8192, 4 * mib - 8192, false)];
+        set_apart(&mut mixed);
+        assert_eq!(mixed.iter().map(is_slice).collect::<Vec<_>>(), [false, true]);
+        let mut little = vec![chunk(0, mib, false), chunk(mib, 3 * mib, true)];
+        set_apart(&mut little);
+        assert!(!is_slice(&little[0]) && little[0].content == block.slice(..mib));
+    }
 }
