@@ -275,4 +275,19 @@ async fn a_marker_says_no_more_than_can_be_read() {
     forget(60 << 10).await.unwrap();
     let ledger = repository.ledger(&lab.cx).await.unwrap();
     assert_eq!((ledger.markers.len(), ledger.damaged.len()), (1, 0));
+    // Whoever has a key can write it all the same, and fill memory with it.
+    let (credential, key) = (repository.credential(), line_key(&first.id).unwrap());
+    let shared = credential.writer.begin_shared(&lab.cx, ObjectType::Marker, key.as_str());
+    let (header, sealer) = shared.unwrap();
+    let marker = serde_json::json!({
+        "id": first.id, "state": "forgotten", "at": first.started, "reason": "x".repeat(64 << 10),
+    });
+    let mut frame = serde_json::to_vec(&marker).unwrap();
+    sealer.seal(0, &mut frame).unwrap();
+    let mut object = header.encode();
+    object.extend_from_slice(&frame);
+    credential.signer.sign(key.as_str(), &mut object);
+    put(&lab, &key, object).await;
+    let ledger = repository.ledger(&lab.cx).await.unwrap();
+    assert!(ledger.damaged[0].1.to_string().contains("too long"), "{:?}", ledger.damaged);
 }

@@ -878,3 +878,23 @@ fn a_damaged_database() {
     --- exit 4
     ");
 }
+
+/// What stands in the place of a file of ours, such as a pipe, keeps nobody waiting.
+#[test]
+fn pipes_in_the_place_of_our_files() {
+    let env = TestEnv::with_snapshot();
+    let state = env.path("home/.local/state/snapkit");
+    let locks: Vec<_> = fs::read_dir(state.join("running")).unwrap().collect();
+    let lock = locks[0].as_ref().unwrap().path();
+    for file in [state.join("history"), lock] {
+        fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(file).status().unwrap().success());
+    }
+    let program = env!("CARGO_BIN_EXE_snapkit");
+    for (args, expected) in [(&["history"][..], 1), (&["create", "-q", "data"], 0)] {
+        let limited = ["20", program].iter().chain(args);
+        let output = CommandOutput::from(env.through("timeout", limited).output().unwrap());
+        assert_eq!(output.code(), Some(expected), "{args:?}: {output}");
+        assert!(output.stderr.contains("it is no file"), "{args:?}: {output}");
+    }
+}
