@@ -892,7 +892,7 @@ fn pipes_in_the_place_of_our_files() {
     }
     let program = env!("CARGO_BIN_EXE_snapkit");
     for (args, expected) in [(&["history"][..], 1), (&["create", "-q", "data"], 0)] {
-        let limited = ["20", program].iter().chain(args);
+        let limited = ["20", program].into_iter().chain(args.iter().copied());
         let output = CommandOutput::from(env.through("timeout", limited).output().unwrap());
         assert_eq!(output.code(), Some(expected), "{args:?}: {output}");
         assert!(output.stderr.contains("it is no file"), "{args:?}: {output}");
