@@ -38,9 +38,14 @@ pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// Where new key files are kept, `$HOME/.config` unless set.
 pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 
-/// How many arenas glibc's allocator makes.
-pub(crate) const ARENAS: &str = "MALLOC_ARENA_MAX";
-/// That this program has started itself anew, with the variable above.
+// What glibc's allocator is told: how many arenas it makes, and to keep what was freed for what comes next,
+// up to 64 MiB an arena.
+pub(crate) const ALLOCATOR: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "2"),
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+    ("MALLOC_TRIM_THRESHOLD_", "67108864"),
+];
+/// That this program has started itself anew, with `MALLOC_ARENA_MAX` and two more of glibc.
 pub(crate) const STARTED: &str = "SNAPKIT_STARTED";
 
 /// The largest file of variables: 1 MiB.
@@ -130,9 +135,10 @@ fn is_name(name: &str) -> bool {
 /// The variables that are not handed on to programs that are started: what opens the repository, and what this
 /// program has set for itself.
 pub(crate) fn withheld() -> impl Iterator<Item = &'static str> {
-    // Where this is not there, somebody else has set the other one.
-    let own = std::env::var_os(STARTED).is_some().then_some([ARENAS, STARTED]);
-    [PASSPHRASE].into_iter().chain(own.into_iter().flatten())
+    // Where this is not there, somebody else has set the others.
+    let is_ours = std::env::var_os(STARTED).is_some();
+    let own = ALLOCATOR.into_iter().map(|(name, _)| name).chain([STARTED]);
+    [PASSPHRASE].into_iter().chain(own.filter(move |_| is_ours))
 }
 
 /// The text of a file that should be short.

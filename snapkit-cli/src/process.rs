@@ -39,24 +39,27 @@ pub(crate) fn harden() {
     }
 }
 
-/// Start anew with two allocation arenas, if this is the first start.
+/// Start anew with two allocation arenas that keep what is freed, if this is the first start.
 ///
 /// glibc gives every thread an arena and keeps what is freed in each: with the large buffers that come and
-/// go here that is more than the memory budget again, and a third of the time. How many arenas there are
-/// can only be said in the environment. Where this cannot be done the program just needs more memory.
+/// go here that is more than the memory budget again, and a third of the time. What is at the end of an arena
+/// it gives back to the kernel, which has to clear it before it is used a moment later: in a virtual machine
+/// that takes a tenth of the time. Both can only be said in the environment. Where this cannot be done the
+/// program just needs more memory and time.
 pub(crate) fn tame_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::os::unix::process::CommandExt as _;
-        // The second is of its own, because a loader that distrusts the environment removes the first.
-        use crate::env::{ARENAS, STARTED};
-        if std::env::var_os(ARENAS).is_none() && std::env::var_os(STARTED).is_none() {
+        // The last is of its own, because a loader that distrusts the environment removes the others.
+        use crate::env::{ALLOCATOR, STARTED};
+        let is_set = |name| std::env::var_os(name).is_some();
+        if !is_set(STARTED) && !ALLOCATOR.into_iter().any(|(name, _)| is_set(name)) {
             let mut args = std::env::args_os();
             let mut again = std::process::Command::new("/proc/self/exe");
             if let Some(name) = args.next() {
                 again.arg0(name);
             }
-            drop(again.args(args).env(ARENAS, "2").env(STARTED, "1").exec());
+            drop(again.args(args).envs(ALLOCATOR).env(STARTED, "1").exec());
         }
     }
 }
