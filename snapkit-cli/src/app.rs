@@ -16,7 +16,7 @@ use crate::args::{Common, ScopeArgs};
 use crate::env::{self, Env};
 use crate::exit::Exit;
 use crate::format::{self, parse_size};
-use crate::history::{self, Run};
+use crate::history::{self, Run, UnderWay};
 use crate::hooks::{StackHooks, StackProbe, Surroundings};
 use crate::key::KeySources;
 use crate::location::Places;
@@ -38,7 +38,7 @@ pub(crate) struct App {
     pub(crate) stack: Option<StackFile>,
     meter: Arc<Meter>,
     /// What is to be remembered of this run, if it is one that is remembered.
-    run: Mutex<Option<Run>>,
+    run: Mutex<Option<(Run, Option<UnderWay>)>>,
 }
 
 impl App {
@@ -309,19 +309,30 @@ impl App {
     /// This run is to be remembered.
     pub(crate) fn begin_run(&self, command: &str) {
         let repository = self.repository_url().unwrap_or_default();
-        *self.run() = Some(Run::begun(self.cx.now(), command, &repository));
+        let run = Run::begun(self.cx.now(), command, &repository);
+        let begun = self.places.state().and_then(|state| {
+            history::bury(&state)?;
+            UnderWay::begin(&state, &run)
+        });
+        if let Err(e) = &begun {
+            tracing::warn!(error = %e.chain(), "if this run is killed, that will not be remembered");
+        }
+        *self.run() = Some((run, begun.ok()));
     }
 
     /// Take note of something about this run, if it is remembered.
     pub(crate) fn note_run(&self, note: impl FnOnce(&mut Run)) {
-        if let Some(run) = &mut *self.run() {
+        if let Some((run, under_way)) = &mut *self.run() {
             note(run);
+            if let Some(under_way) = under_way {
+                under_way.tell(run);
+            }
         }
     }
 
     /// Remember how this run ended.
     pub(crate) fn end_run(&self, ended: &Result<Exit>) {
-        let Some(mut run) = self.run().take() else { return };
+        let Some((mut run, under_way)) = self.run().take() else { return };
         run.seconds = self.cx.now().since(run.started).as_secs_f64();
         match ended {
             Ok(exit) => run.exit = exit.code(),
@@ -331,9 +342,12 @@ impl App {
         if let Err(e) = noted {
             tracing::warn!(error = %e.chain(), "the run is not remembered");
         }
+        if let Some(under_way) = under_way {
+            under_way.end();
+        }
     }
 
-    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+    fn run(&self) -> MutexGuard<'_, Option<(Run, Option<UnderWay>)>> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

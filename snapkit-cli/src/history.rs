@@ -1,7 +1,9 @@
-//! What was run here, and how it ended: a line of JSON per run in the local state.
+//! What was run here, and how it ended: a line of JSON per run in the local state, and a file for each
+//! run that has not ended.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +17,21 @@ const FILE: &str = "history";
 /// When the file is longer it is cut to the half: 1 MiB, some thousand runs.
 const MAX_FILE: u64 = 1 << 20;
 
+/// Below the directory of local state: the runs that have not ended.
+const UNDER_WAY: &str = "runs";
+
+/// The most that is read of such a file.
+const MAX_BEGUN: u64 = 1 << 16;
+
+/// The outcome of a run that did not live to say how it ended.
+const KILLED: &str = "killed";
+/// The outcome of a run that goes on.
+const RUNNING: &str = "running";
+
 /// The most of an error that is remembered.
 const MAX_MESSAGE: usize = 1000;
 
-/// A run that has ended.
+/// A run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Run {
     pub(crate) started: Timestamp,
@@ -59,6 +72,10 @@ impl Run {
         }
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.outcome == RUNNING
+    }
+
     /// Note why it failed.
     pub(crate) fn fail(&mut self, error: &Error) {
         self.outcome = "failed".to_owned();
@@ -69,6 +86,108 @@ impl Run {
         text.truncate(cut.unwrap_or(0));
         self.error = Some(text);
     }
+}
+
+/// A run that goes on: a file that is locked until it ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    path: PathBuf,
+    file: File,
+}
+
+impl UnderWay {
+    /// A run begins.
+    pub(crate) fn begin(state: &Path, run: &Run) -> Result<Self> {
+        let directory = state.join(UNDER_WAY);
+        let what = || format!("cannot write in {}", directory.display());
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+        builder.create(&directory).doing(what)?;
+        let name = format!("{}-{}", run.started.0, std::process::id());
+        // Nobody looks at it before it is locked.
+        let draft = directory.join(format!(".{name}"));
+        let path = directory.join(name);
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o600).open(&draft).doing(what)?;
+        file.lock().doing(what)?;
+        let line = encode(run)?;
+        file.write_all(&line).and_then(|()| std::fs::rename(&draft, &path)).doing(what)?;
+        Ok(Self { path, file })
+    }
+
+    /// More is known about it.
+    pub(crate) fn tell(&mut self, run: &Run) {
+        // Nothing hangs on it.
+        drop(encode(run).map(|line| {
+            self.file
+                .rewind()
+                .and_then(|()| self.file.write_all(&line))
+                .and_then(|()| self.file.set_len(line.len() as u64))
+        }));
+    }
+
+    /// It has ended, and how it ended is remembered.
+    pub(crate) fn end(self) {
+        // What stays there is taken for a run that was killed, which is wrong but not harmful.
+        drop(std::fs::remove_file(&self.path));
+        drop(self.file);
+    }
+}
+
+/// Remember the runs that were killed, and give those that go on.
+pub(crate) fn bury(state: &Path) -> Result<Vec<Run>> {
+    let mut running = Vec::new();
+    let directory = state.join(UNDER_WAY);
+    let what = || format!("cannot read {}", directory.display());
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(running),
+        Err(e) => return Err(Error::io(what(), e)),
+    };
+    for entry in entries {
+        let entry = entry.doing(what)?;
+        let is_file = entry.file_type().doing(what)?.is_file();
+        if !is_file || entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(mut file) = File::open(entry.path()) else { continue };
+        let is_dead = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => false,
+            Err(TryLockError::Error(e)) => return Err(Error::io(what(), e)),
+        };
+        let mut text = Vec::new();
+        (&mut file).take(MAX_BEGUN).read_to_end(&mut text).doing(what)?;
+        let run = serde_json::from_slice::<Run>(&text);
+        match (run, is_dead) {
+            (Ok(run), false) => running.push(Run { outcome: RUNNING.to_owned(), ..run }),
+            // It ended between the listing and the lock, or somebody else has just remembered it.
+            _ if file.metadata().doing(what)?.nlink() == 0 => {}
+            (run, true) => {
+                if let Ok(run) = run {
+                    let why = "it did not live to its end: killed, or the machine stopped";
+                    note(
+                        state,
+                        &Run {
+                            outcome: KILLED.to_owned(),
+                            // As a shell tells of SIGKILL.
+                            exit: 137,
+                            error: Some(why.to_owned()),
+                            ..run
+                        },
+                    )?;
+                }
+                std::fs::remove_file(entry.path()).doing(what)?;
+            }
+            (Err(_), false) => {}
+        }
+    }
+    running.sort_by_key(|run| std::cmp::Reverse(run.started));
+    Ok(running)
+}
+
+fn encode(run: &Run) -> Result<Vec<u8>> {
+    serde_json::to_vec(run).map_err(|e| Error::internal("cannot encode a run").caused_by(e))
 }
 
 fn path(state: &Path) -> PathBuf {
@@ -82,8 +201,7 @@ pub(crate) fn note(state: &Path, run: &Run) -> Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
     builder.create(state).doing(what)?;
-    let mut line =
-        serde_json::to_vec(run).map_err(|e| Error::internal("cannot encode a run").caused_by(e))?;
+    let mut line = encode(run)?;
     line.push(b'\n');
     let mut file = File::options();
     let mut file = file.read(true).append(true).create(true).mode(0o600).open(&path).doing(what)?;
@@ -124,7 +242,7 @@ fn read(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The runs that are remembered, the newest first. What is no run is passed over.
+/// The runs that have ended and are remembered, the newest first. What is no run is passed over.
 pub(crate) fn runs(state: &Path) -> Result<Vec<Run>> {
     let text = read(&path(state))?;
     Ok(text.lines().rev().filter_map(|line| serde_json::from_str(line).ok()).collect())
@@ -163,6 +281,29 @@ mod tests {
         }
         std::fs::write(path(state.path()), "torn\n{\"half").unwrap();
         assert!(runs(state.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_was_killed_is_remembered_once() {
+        let state = tempfile::tempdir().unwrap();
+        let alive = UnderWay::begin(state.path(), &run(1)).unwrap();
+        let ended = UnderWay::begin(state.path(), &run(2)).unwrap();
+        let killed = UnderWay::begin(state.path(), &run(3)).unwrap();
+        ended.end();
+        // As the kernel does it.
+        drop(killed.file);
+        std::fs::write(state.path().join(UNDER_WAY).join("junk"), "no run").unwrap();
+        for _ in 0..2 {
+            let running = bury(state.path()).unwrap();
+            assert_eq!(running.len(), 1);
+            assert_eq!((running[0].started.0, running[0].outcome.as_str()), (1, RUNNING));
+            let remembered = runs(state.path()).unwrap();
+            assert_eq!(remembered.len(), 1);
+            assert_eq!((remembered[0].started.0, remembered[0].exit), (3, 137));
+        }
+        alive.end();
+        assert!(bury(state.path()).unwrap().is_empty());
+        assert_eq!(runs(state.path()).unwrap().len(), 1);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
-use snapkit_core::error::{Error, IoContext as _, Result};
+use snapkit_core::error::{Error, Result};
 
 use crate::exit;
 
@@ -39,6 +39,7 @@ pub(crate) struct Output {
     /// Content that is no document was written.
     has_content: AtomicBool,
     failure: Mutex<Option<io::Error>>,
+    stands: Mutex<Option<String>>,
     warned: Mutex<BTreeSet<String>>,
     bar: Mutex<Option<ProgressBar>>,
 }
@@ -52,6 +53,7 @@ impl Output {
             in_list: AtomicBool::new(false),
             has_content: AtomicBool::new(false),
             failure: Mutex::default(),
+            stands: Mutex::default(),
             warned: Mutex::default(),
             bar: Mutex::default(),
         })
@@ -117,6 +119,11 @@ impl Output {
             let has_items = self.in_list.swap(false, Ordering::Relaxed);
             self.to_stdout(if has_items { b"\n]\n" } else { b"[]\n" });
         }
+    }
+
+    /// The snapshot that was committed. It stands, whether standard output can be written or not.
+    pub(crate) fn stands(&self, snapshot: impl Display) {
+        *lock(&self.stands) = Some(snapshot.to_string());
     }
 
     /// Bytes of the result, as they are.
@@ -209,10 +216,16 @@ impl Output {
         self.show_bar(None);
         self.flush();
         match lock(&self.failure).take() {
-            // What to do about it is for whoever sent the output there to know.
-            Some(error) => Err(error)
-                .doing(|| "cannot write to standard output".to_owned())
-                .map_err(|e| e.with_hint("")),
+            Some(error) => {
+                let what = "cannot write to standard output";
+                Err(match &*lock(&self.stands) {
+                    Some(id) => Error::io(format!("{what}, but the snapshot is stored"), error)
+                        .with("snapshot", id),
+                    None => Error::io(what, error),
+                }
+                // What to do about it is for whoever sent the output there to know.
+                .with_hint(""))
+            }
             None => Ok(()),
         }
     }
@@ -299,8 +312,13 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
         let output = Output::new(Manner { json: true, quiet: false });
         output.failure(&Error::invalid(text));
         drop(output.finish());
-    } else {
-        drop(error.print());
+    } else if let Err(e) = error.print()
+        && !error.use_stderr()
+        && e.kind() != io::ErrorKind::BrokenPipe
+    {
+        let e = Error::io("cannot write to standard output", e).with_hint("");
+        Output::new(Manner { json: false, quiet: false }).failure(&e);
+        return exit::failed(&e);
     }
     u8::try_from(error.exit_code()).unwrap_or(1).into()
 }

@@ -108,6 +108,9 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
     let repository = app.open_repository().await?;
     let report = app.with_progress(repository.create(&app.cx, &stack, &options)).await?;
     tell(app, &report);
+    if !report.dry_run {
+        app.output.stands(&report.snapshot.id);
+    }
     // What cron is told nothing of, it does not mail.
     if !report.dry_run && !app.output.is_quiet() {
         app.output.line(&report.snapshot.id);

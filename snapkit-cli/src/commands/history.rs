@@ -6,11 +6,11 @@ use snapkit_core::error::{Error, Result};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::format::{seconds, table, time};
-use crate::history::{Run, runs};
+use crate::history::{Run, bury, runs};
 
 /// Show the creates, restores and verifies that were run here, and how they ended
 ///
-/// The newest comes first. It is this machine's memory, of this user: what others ran is not in it.
+/// The newest comes first; what goes on is `running`, what did not live to its end is `killed`. It is this machine's memory, of this user: what others ran is not in it.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// Only runs that failed, or ended with another exit code than 0
@@ -40,8 +40,10 @@ pub(crate) fn run(app: &App, args: &HistoryArgs) -> Result<Exit> {
             && args.command.as_ref().is_none_or(|command| *command == run.command)
             && repository.as_ref().is_none_or(|url| *url == run.repository)
     };
+    let state = app.places.state()?;
+    let running = bury(&state)?;
     let runs: Vec<Run> =
-        runs(&app.places.state()?)?.into_iter().filter(wants).take(args.last).collect();
+        running.into_iter().chain(runs(&state)?).filter(wants).take(args.last).collect();
     if runs.is_empty() {
         app.output.note("no such run is remembered here");
     } else {
@@ -69,8 +71,9 @@ fn row(run: &Run) -> [String; 8] {
         stack,
         snapshot.to_owned(),
         run.outcome.clone(),
-        run.exit.to_string(),
-        seconds(run.seconds),
+        if run.is_running() { String::new() } else { run.exit.to_string() },
+        // Nobody knows when it was killed.
+        if run.seconds > 0.0 { seconds(run.seconds) } else { String::new() },
         run.error.clone().unwrap_or_default(),
     ]
 }

@@ -92,7 +92,8 @@ async fn existing(app: &App, url: &str) -> Result<Option<Error>> {
     match peeked {
         Ok(location) => {
             let e = Error::new(Reason::RepositoryExists, "there is a repository already");
-            Ok(Some(e.with("location", location)))
+            let hint = "to leave it as it is and go on: `snapkit init --if-missing`";
+            Ok(Some(e.with("location", location).with_hint(hint)))
         }
         Err(e) if e.reason() == Reason::NoRepository => Ok(None),
         Err(e) => Err(e),

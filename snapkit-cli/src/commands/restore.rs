@@ -82,7 +82,8 @@ impl RestoreArgs {
 pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     let spec = Spec::parse(&args.place)?;
     let scope = app.scope(&args.scope)?;
-    let own = Own::of(&app.repository_url()?, &app.places)?;
+    let url = app.repository_url()?;
+    let own = Own::of(&url, &app.places)?;
     let to = match &args.target {
         Some(dir) => RestoreTo::Directory(app.places.absolute(dir)),
         None => RestoreTo::Original,
@@ -117,6 +118,10 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
         run.set = Some(snapshot.set.clone());
         run.snapshot = Some(snapshot.id.to_string());
     });
+
+    // What is half restored is not to be captured, nor restored by two at once.
+    let is_in_place = args.target.is_none() && !args.dry_run;
+    let _running = if is_in_place { app.only_run_of(&url, &snapshot.stack)? } else { None };
 
     app.output.note(format!(
         "snapshot {} of {}, {}",

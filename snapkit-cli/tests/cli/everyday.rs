@@ -1,8 +1,10 @@
 //! What an operator asks every day: diff, find, stats, tag, history, doctor, config, completions.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use insta::assert_snapshot;
+use snapkit_core::context::{Environment as _, System};
 
 use crate::support::TestEnv;
 
@@ -251,6 +253,39 @@ fn runs_are_remembered() {
     let failed = env.run(["history", "--failed", "--command", "create"]);
     assert_eq!(failed.text().lines().count(), 2, "{failed}");
     assert_eq!(env.run(["history", "--command", "list"]).code(), Some(2));
+}
+
+/// A run that cannot say how it ended is remembered too.
+#[test]
+fn runs_that_were_killed_are_remembered() {
+    let env = TestEnv::with_repository();
+    let mut command = env.command(["create", "--stdin", "words"]);
+    let mut run = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let clock = System::new();
+    let told = loop {
+        let told = env.run(["history"]);
+        if told.to_string().contains("running") && told.to_string().contains("stdin-words") {
+            break told;
+        }
+        assert!(clock.monotonic() < Duration::from_secs(20), "the run does not begin: {told}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_snapshot!(told, @"
+    --- stdout
+    TIME                  COMMAND  STACK        SNAPSHOT  OUTCOME  EXIT  TOOK  WHY
+    [TIME]  create   stdin-words            running
+    --- exit 0
+    ");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    for _ in 0..2 {
+        assert_snapshot!(env.run(["history", "--failed"]), @"
+        --- stdout
+        TIME                  COMMAND  STACK        SNAPSHOT  OUTCOME  EXIT  TOOK  WHY
+        [TIME]  create   stdin-words            killed   137         it did not live to its end: killed, or the machine stopped
+        --- exit 0
+        ");
+    }
 }
 
 #[test]

@@ -287,6 +287,7 @@ fn what_makes_no_sense_is_refused() {
 fn two_runs_of_one_stack_do_not_meet() {
     let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./wait\"]");
     script(&env, "wait", "touch waiting; while [ ! -e go ]; do sleep 0.05; done");
+    assert!(env.run(["create", "-q", "data", "--stack-name", "shop"]).is_success());
     let mut first = env.command(["create", "-q"]).spawn().unwrap();
     let clock = System::new();
     while !env.path("work/waiting").exists() {
@@ -294,6 +295,11 @@ fn two_runs_of_one_stack_do_not_meet() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = env.run(["create"]);
+    // Nor is what is being read replaced.
+    let restore = env.run(["restore", "latest", "--overwrite"]);
+    assert_eq!(restore.code(), Some(75), "{restore}");
+    let elsewhere = env.run(["restore", "-q", "latest", "--target", "out"]);
+    assert!(elsewhere.is_success(), "{elsewhere}");
     env.write("work/go", "");
     assert!(first.wait().unwrap().success());
     let second = second.to_string().replace(&first.id().to_string(), "[PID]");

@@ -34,6 +34,7 @@ fn an_existing_repository_is_left_alone() {
     assert_snapshot!(env.run(["init"]), @"
     --- stderr
     error: there is a repository already (location=[DIR]/repo)
+    hint: to leave it as it is and go on: `snapkit init --if-missing`
     --- exit 11
     ");
     assert_snapshot!(env.run(["init", "--if-missing"]), @"--- exit 0");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 
-use crate::support::TestEnv;
+use crate::support::{CommandOutput, TestEnv};
 
 #[test]
 fn arguments_that_make_no_sense_are_refused() {
@@ -61,8 +61,7 @@ fn a_user_without_a_home_is_told_what_to_give() {
     open_to_all(&env);
     let who = ["--reuid", "54321", "--regid", "54321", "--clear-groups", "--"];
     let args = who.iter().copied().chain([program.to_str().unwrap(), "list"]);
-    let listed: crate::support::CommandOutput =
-        env.through("setpriv", args).output().unwrap().into();
+    let listed: CommandOutput = env.through("setpriv", args).output().unwrap().into();
     assert_snapshot!(listed, @"
     --- stderr
     error: there is no home directory for caches: name a directory with --cache-dir or SNAPKIT_CACHE_DIR
@@ -209,6 +208,34 @@ fn a_disk_that_is_full_is_a_failure() {
       caused by: No space left on device (os error 28)
     ");
     assert_eq!(ended.status.code(), Some(1));
+}
+
+/// What was stored is stored, and a script that lost the answer is told which snapshot it is.
+#[test]
+fn a_snapshot_whose_answer_is_lost_is_named() {
+    let env = TestEnv::with_snapshot();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = CommandOutput::from(
+        env.command(["create", "data"]).stdout(full()).stderr(Stdio::piped()).output().unwrap(),
+    );
+    assert_snapshot!(output, @"
+    --- stderr
+    complete: 10 B in [DURATION]
+      files (files): 1 artifact, 8 entries, 10 B
+      read [SIZES]
+    error: cannot write to standard output, but the snapshot is stored (snapshot=[SNAPSHOT])
+      caused by: No space left on device (os error 28)
+    --- exit 1
+    ");
+    let output = CommandOutput::from(
+        env.command(["--help"]).stdout(full()).stderr(Stdio::piped()).output().unwrap(),
+    );
+    assert_snapshot!(output, @"
+    --- stderr
+    error: cannot write to standard output
+      caused by: No space left on device (os error 28)
+    --- exit 1
+    ");
 }
 
 /// Services often have no HOME, and users that own nothing a home that is not there.

@@ -862,7 +862,6 @@ fn a_damaged_database() {
     snapshot [SNAPSHOT] of app.db-[HEX]@box, [TIME]
     warning: the snapshot is partial: of the source app, 1 thing was not captured
     error: the database was damaged when it was captured; --allow-damage puts it back as it is: Tree 2 page 4: btreeInitPage() returns error code 11 (findings=3, target=[DIR]/work/out/app/app.db, artifact=app.db, source=app)
-    hint: `snapkit verify --read-data` lists all damage
     --- exit 4
     $ snapkit restore latest --target out --allow-damage
     --- stdout

@@ -53,10 +53,11 @@ impl Repository {
         let mut report = VerifyReport { read_data: options.read_data, ..VerifyReport::default() };
         let (adopted, damaged) = index.adopt(cx, &self.sink).await?;
         if !adopted.is_empty() {
-            report.notes.push(format!(
-                "{} packs are in no index: of interrupted runs, or their segment is damaged or gone",
-                adopted.len()
-            ));
+            let packs = match adopted.len() {
+                1 => "1 pack is in no index: of an interrupted run, or its segment".to_owned(),
+                n => format!("{n} packs are in no index: of interrupted runs, or their segment"),
+            };
+            report.notes.push(format!("{packs} is damaged or gone"));
         }
         for (key, e) in damaged {
             findings.add(key.as_str(), e.chain());

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::error::{NOT_ONE, busy, code, shown, translate};
+use crate::error::{NOT_ONE, busy, code, damaged, shown, translate};
 use crate::holders::beside;
 
 /// How many steps of SQLite's virtual machine pass between two looks at whether to stop.
@@ -243,7 +243,7 @@ impl Client {
         u32::try_from(size)
             .ok()
             .filter(|s| s.is_power_of_two() && (512..=65_536).contains(s))
-            .ok_or_else(|| Error::corrupt(format!("the database has pages of {size} bytes")))
+            .ok_or_else(|| damaged(format!("the database has pages of {size} bytes")))
     }
 
     /// Fold the log into the database when it is closed, as any other program would.
@@ -257,7 +257,7 @@ impl Client {
     /// Its length in pages.
     pub(crate) fn page_count(&self) -> Result<u32> {
         let count = self.number("PRAGMA page_count")?;
-        u32::try_from(count).map_err(|_| Error::corrupt(format!("the database has {count} pages")))
+        u32::try_from(count).map_err(|_| damaged(format!("the database has {count} pages")))
     }
 
     /// Pin what is committed now: begin a read transaction and read. Answers the moment, as an

@@ -29,7 +29,7 @@ pub(crate) fn translate(error: rusqlite::Error, what: &str, path: &Path) -> Erro
             return busy(what, path).caused_by(error);
         }
         Some(Code::NotADatabase) => Error::invalid(NOT_ONE),
-        Some(Code::DatabaseCorrupt) => Error::corrupt(format!("{what}: the database is damaged")),
+        Some(Code::DatabaseCorrupt) => damaged(format!("{what}: the database is damaged")),
         Some(Code::CannotOpen | Code::PermissionDenied | Code::ReadOnly) => refused(what, path),
         Some(Code::DiskFull) => Error::new(Reason::NoSpace, format!("{what}: no space is left")),
         Some(Code::SystemIoFailure) if is_shm_refused(&error) => refused(what, path),
@@ -46,6 +46,14 @@ pub(crate) fn translate(error: rusqlite::Error, what: &str, path: &Path) -> Erro
         _ => Error::internal(what),
     };
     told.with("path", shown(path)).caused_by(error)
+}
+
+/// The database itself is damaged: nothing in the repository can tell more about it.
+pub(crate) fn damaged(what: String) -> Error {
+    Error::corrupt(what).with_hint(
+        "`PRAGMA integrity_check` in sqlite3 tells more; restore the database from a snapshot, or save \
+         what can be read with `.recover`",
+    )
 }
 
 /// Somebody else holds a lock that is needed.
@@ -68,6 +76,7 @@ pub(crate) fn emptied(path: &Path) -> Error {
          move the log away, or bring the database back",
     )
     .with("path", shown(path))
+    .with_hint("")
 }
 
 /// SQLite says only "unable to open": find out what was refused.

@@ -260,7 +260,7 @@ impl Restore for SqliteRestore {
                         "the database was damaged when it was captured; --allow-damage puts it back as it \
                          is: {line}"
                     );
-                    Err(Error::corrupt(what).with("findings", found.damage.len()))
+                    Err(Error::corrupt(what).with("findings", found.damage.len()).with_hint(""))
                 }
                 _ => Ok((draft, found.damage)),
             }
