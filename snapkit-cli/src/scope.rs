@@ -31,6 +31,10 @@ pub(crate) fn elsewhere(ledger: &Ledger, scope: &Scope) -> String {
         .iter()
         .map(|s| format!("{}@{} (set {})", s.stack, s.host, s.set))
         .collect();
+    if all.is_empty() && !(ledger.damaged.is_empty() && ledger.gone.is_empty()) {
+        return "none can be read any more: see the warnings; `snapkit doctor` tells more"
+            .to_owned();
+    }
     if all.is_empty() {
         return "there are no snapshots yet: `snapkit create` makes one".to_owned();
     }

@@ -221,8 +221,8 @@ impl Credential {
     ) -> Result<Option<Self>> {
         let Some(plain) = decrypt(file, unlock)? else { return Ok(None) };
         let payload: Payload = serde_json::from_slice(&plain)
-            .map_err(|_| Error::corrupt("a credential holds something else than keys"))?;
-        let broken = || Error::corrupt("a credential is malformed");
+            .map_err(|_| damaged("a credential holds something else than keys"))?;
+        let broken = || damaged("a credential is malformed");
         let bytes32 = |text: &str| -> Result<[u8; 32]> {
             from_hex(text).and_then(|b| b.try_into().ok()).ok_or_else(broken)
         };
@@ -236,7 +236,7 @@ impl Credential {
             ));
         }
         if payload.credential != id.to_string() {
-            return Err(Error::corrupt("a credential file stands under another's name"));
+            return Err(damaged("a credential file stands under another's name"));
         }
         let certifier_public = config.certifier()?;
         if payload.repository != config.repository.to_string()
@@ -313,8 +313,15 @@ fn identities(text: &SecretString) -> Result<Vec<age::x25519::Identity>> {
         .collect()
 }
 
+/// Without it nothing opens, and so nothing could say more about the damage.
+fn damaged(what: &str) -> Error {
+    Error::corrupt(what).with_hint(
+        "put the file back from a copy of the repository, or use another key if there is one",
+    )
+}
+
 fn decrypt(file: &[u8], unlock: &Unlock) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    let damaged = |e: String| Error::corrupt("a credential file is damaged").caused_by(AgeError(e));
+    let damaged = |e: String| damaged("a credential file is damaged").caused_by(AgeError(e));
     let decryptor = age::Decryptor::new_buffered(file).map_err(|e| damaged(e.to_string()))?;
     let opened = match (unlock, decryptor.is_scrypt()) {
         (Unlock::KeyFile(text), false) => {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod create;
+mod damaged;
 mod everyday;
 mod hooks;
 mod init;

@@ -8,18 +8,7 @@ use std::os::unix::fs::symlink;
 
 use insta::assert_snapshot;
 
-use crate::support::{CommandOutput, TestEnv};
-
-/// What the program says of several commands.
-fn said(env: &TestEnv, commands: &[&str]) -> String {
-    let mut text = String::new();
-    for command in commands {
-        let words = command.split(' ').map(|word| word.trim_matches('\''));
-        let output = env.run(words);
-        writeln!(text, "$ snapkit {command}\n{output}").unwrap();
-    }
-    text
-}
+use crate::support::{CommandOutput, TestEnv, said};
 
 #[test]
 fn arguments_that_mean_nothing() {

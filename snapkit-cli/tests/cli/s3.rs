@@ -1,5 +1,6 @@
 //! A repository on S3: everything that is done with a local one.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use snapkit_testkit::s3::{BUCKET, S3Request, S3Server, S3Trouble};
@@ -224,5 +225,66 @@ fn what_is_wrong_with_a_store_is_said() {
         error: credentials do not belong into a URL: write s3://BUCKET/PREFIX
         --- exit 2
         "#);
+    });
+}
+
+/// Every refusal that a store has a word for, and how it is told.
+#[test]
+fn each_refusal_of_a_store_is_understood() {
+    let scene = Scene::without_repository();
+    let answers = [
+        (400, "ExpiredToken"),
+        (400, "AuthorizationHeaderMalformed"),
+        (400, "InvalidToken"),
+        (400, "InvalidRequest"),
+        (400, "IllegalLocationConstraintException"),
+        (401, "Unauthorized"),
+        (403, "AccessDenied"),
+        (403, "RequestTimeTooSkewed"),
+        (403, "InvalidAccessKeyId"),
+        (403, "SomethingElse"),
+        (405, "MethodNotAllowed"),
+        (403, "QuotaExceeded"),
+        (500, "XMinioStorageFull"),
+        (501, "NotImplemented"),
+        (501, "SomethingElse"),
+    ];
+    let mut told = String::new();
+    for (status, code) in answers {
+        scene.server.trouble(move |_| Some(S3Trouble::Answer(status, code)));
+        let output = scene.env.run(["list"]);
+        assert!(output.text().is_empty(), "{output}");
+        assert!(output.stderr.contains("caused by"), "{code}: {output}");
+        let causes = output.stderr.lines().filter_map(|line| line.strip_prefix("  caused by: "));
+        let exit = output.code().unwrap();
+        writeln!(told, "{status} {code}: {} ({exit})", causes.clone().next().unwrap()).unwrap();
+        assert!(causes.last().unwrap().contains(code), "{output}");
+    }
+    insta::assert_snapshot!(told, @"
+    400 ExpiredToken: the credentials have expired: get new ones (1)
+    400 AuthorizationHeaderMalformed: the bucket is in another region: set AWS_REGION to its region (2)
+    400 InvalidToken: the store does not know this access key (1)
+    400 InvalidRequest: the store does not accept the request (2)
+    400 IllegalLocationConstraintException: the bucket is in another region: set AWS_REGION to its region (2)
+    401 Unauthorized: the store refuses this: check the credentials, and what they allow (1)
+    403 AccessDenied: the store does not allow this with these credentials (1)
+    403 RequestTimeTooSkewed: the store does not believe this machine's clock: set the clock (1)
+    403 InvalidAccessKeyId: the store does not know this access key (1)
+    403 SomethingElse: the store refuses this: check the credentials, and what they allow (1)
+    405 MethodNotAllowed: the store does not accept the request (2)
+    403 QuotaExceeded: the store has no space left (1)
+    500 XMinioStorageFull: the store has no space left (1)
+    501 NotImplemented: the store does not know how to do this (1)
+    501 SomethingElse: the store does not know how to do this (1)
+    ");
+    scene.server.trouble(|_| Some(S3Trouble::Answer(412, "PreconditionFailed")));
+    let output = scene.env.run(["list"]).to_string();
+    insta::with_settings!({ filters => vec![(r"127\.0\.0\.1:\d+", "[HOST]")] }, {
+        insta::assert_snapshot!(output, @"
+        --- stderr
+        error: the store answers a read as if it were a put under a condition (location=s3://backups/shop at [HOST], key=config)
+        hint: is there something between here and the store? it does not speak S3, GCS or Azure as it should
+        --- exit 1
+        ");
     });
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -302,4 +302,15 @@ impl fmt::Display for CommandOutput {
             (None, signal) => write!(f, "--- signal {signal:?}"),
         }
     }
+}
+
+/// What the program says of several commands.
+pub(crate) fn said(env: &TestEnv, commands: &[&str]) -> String {
+    let mut text = String::new();
+    for command in commands {
+        let words = command.split(' ').map(|word| word.trim_matches('\''));
+        let output = env.run(words);
+        writeln!(text, "$ snapkit {command}\n{output}").unwrap();
+    }
+    text
 }

@@ -173,6 +173,13 @@ impl ObjectSink {
     }
 }
 
+/// An answer that only a create-only put may have.
+fn misunderstood(what: &str) -> Error {
+    let what = format!("the store answers {what} as if it were a put under a condition");
+    Error::new(Reason::Unsupported, what)
+        .with_hint("is there something between here and the store? it does not speak S3, GCS or Azure as it should")
+}
+
 /// Somewhere between nothing and all of the pause that is due, so that many do not come back at once.
 fn pause(attempt: u32, random: [u8; 4]) -> Duration {
     let due = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LONGEST_PAUSE);
@@ -287,7 +294,7 @@ impl Sink for ObjectSink {
                 return Err(self.tell(e, Some(key)));
             }
             Err(Fault::Exists | Fault::Passing(_) | Fault::Final(_)) => {
-                return Err(self.tell(Error::internal("a read met a condition"), Some(key)));
+                return Err(self.tell(misunderstood("a read"), Some(key)));
             }
         };
         let (end, len) = match &range {
@@ -352,7 +359,7 @@ impl Sink for ObjectSink {
         };
         match self.ask(cx, "delete the object", key, request).await?.0 {
             Ok(()) | Err(Fault::Missing) => Ok(()),
-            Err(_) => Err(self.tell(Error::internal("a delete met a condition"), Some(key))),
+            Err(_) => Err(self.tell(misunderstood("a delete"), Some(key))),
         }
     }
 }
@@ -423,9 +430,7 @@ impl Listing {
                         Fault::Missing => {
                             Error::new(Reason::InvalidConfig, "there is no such bucket")
                         }
-                        Fault::Exists | Fault::Short => {
-                            Error::internal("a listing met a condition")
-                        }
+                        Fault::Exists | Fault::Short => misunderstood("a listing"),
                     };
                     return Err(Error::new(e.reason(), "cannot list the objects").caused_by(e));
                 }

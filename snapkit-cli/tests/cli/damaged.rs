@@ -1,0 +1,423 @@
+//! What is stored is not what it was: what each command says of it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use insta::assert_snapshot;
+
+use crate::support::{TestEnv, said};
+
+/// The largest object of a kind.
+fn object(env: &TestEnv, kind: &str) -> PathBuf {
+    let found = env.files(&format!("repo/{kind}"), "");
+    found.into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+/// The same repository, whatever was done to it before.
+fn back(env: &TestEnv) {
+    let repository = env.path("repo");
+    fs::remove_dir_all(&repository).unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(env.path("kept")).arg(&repository).status();
+    assert!(copied.unwrap().success());
+}
+
+/// A repository with one snapshot, and a copy of it.
+fn kept() -> TestEnv {
+    let env = TestEnv::with_snapshot();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(env.path("repo"))
+        .arg(env.path("kept"))
+        .status();
+    assert!(copied.unwrap().success());
+    env
+}
+
+/// Ways in which a file can be another one.
+fn ways() -> [(&'static str, fn(&Path)); 7] {
+    [
+        ("gone", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("cut short", |path| {
+            let bytes = fs::read(path).unwrap();
+            fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("a bit flipped", |path| {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            fs::write(path, bytes).unwrap();
+        }),
+        ("of another program", |path| {
+            fs::write(path, "# not what you think\n".repeat(20)).unwrap();
+        }),
+        ("a link", |path| {
+            let elsewhere = path.with_file_name("elsewhere");
+            fs::rename(path, &elsewhere).unwrap();
+            symlink(elsewhere, path).unwrap();
+        }),
+        ("a directory", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ]
+}
+
+fn told(env: &TestEnv, kind: &str, commands: &[&str]) -> String {
+    let mut told = String::new();
+    for (way, damage) in ways() {
+        back(env);
+        damage(&object(env, kind));
+        told += &format!("=== {way}\n{}", said(env, commands));
+    }
+    told
+}
+
+#[test]
+fn packs() {
+    let env = kept();
+    // How long a pack is hangs on the path of the scratch directory.
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d+ bytes", "[N] bytes");
+    settings.add_filter(r"instead of \d+", "instead of [N]");
+    settings.add_filter(r"range=\d+\.\.\d+", "range=[RANGE]");
+    let _lengths = settings.bind_to_scope();
+    assert_snapshot!(told(&env, "packs", &["verify --read-data", "restore -q latest --target out"]), @"
+    === gone
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: a pack is gone (object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === empty
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: the object has only [N] bytes (path=[DIR]/repo/packs/[XX]/[HEX], range=[RANGE], object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === cut short
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: the object has only [N] bytes (path=[DIR]/repo/packs/[XX]/[HEX], range=[RANGE], object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a bit flipped
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: sealed content is damaged or not where it belongs
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === of another program
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: the object has only [N] bytes (path=[DIR]/repo/packs/[XX]/[HEX], range=[RANGE], object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a link
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: a symbolic link stands in its place, and none is followed here (path=[DIR]/repo/packs/[XX]/[HEX], object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a directory
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    $ snapkit restore -q latest --target out
+    --- stderr
+    error: a pack is gone (object=packs/[XX]/[HEX]) (artifact=tree, source=files)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    ");
+}
+
+#[test]
+fn index_segments() {
+    let env = kept();
+    assert_snapshot!(told(&env, "index", &["verify"]), @"
+    === gone
+    $ snapkit verify
+    --- stdout
+    damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === empty
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: an index segment's content does not fit its name
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === cut short
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: an index segment's content does not fit its name
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === a bit flipped
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: an index segment's content does not fit its name
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === of another program
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: an index segment's content does not fit its name
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === a link
+    $ snapkit verify
+    --- stdout
+    damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    === a directory
+    $ snapkit verify
+    --- stdout
+    damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    ");
+}
+
+#[test]
+fn snapshots() {
+    let env = kept();
+    assert_snapshot!(told(&env, "snapshots", &["show latest"]), @"
+    === gone
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: there is no snapshot latest (among=any stack, host box, set full)
+    hint: none can be read any more: see the warnings; `snapkit doctor` tells more
+    --- exit 1
+    === empty
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: an object header is malformed: it ends early (key=snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: an object header is malformed: it ends early (key=snapshots/[SNAPSHOT]); name an older one to have it
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === cut short
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT]); name an older one to have it
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a bit flipped
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: a signature does not hold (key=snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: a signature does not hold (key=snapshots/[SNAPSHOT]); name an older one to have it
+    --- exit 4
+    === of another program
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: this is not an object of snapkit (key=snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: this is not an object of snapkit (key=snapshots/[SNAPSHOT]); name an older one to have it
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a link
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: there is no snapshot latest (among=any stack, host box, set full)
+    hint: none can be read any more: see the warnings; `snapkit doctor` tells more
+    --- exit 1
+    === a directory
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: there is no snapshot latest (among=any stack, host box, set full)
+    hint: none can be read any more: see the warnings; `snapkit doctor` tells more
+    --- exit 1
+    ");
+}
+
+#[test]
+fn keys() {
+    let env = kept();
+    assert_snapshot!(told(&env, "keys", &["list"]), @"
+    === gone
+    $ snapkit list
+    --- stderr
+    error: the repository has no credential left under keys/ (location=[DIR]/repo)
+    hint: put the files of keys/ back from a copy: without one of them nothing can be read
+    --- exit 4
+    === empty
+    $ snapkit list
+    --- stderr
+    error: a credential file is damaged (key=keys/[HEX].age)
+      caused by: Incomplete header
+    hint: put the file back from a copy of the repository, or use another key if there is one
+    --- exit 4
+    === cut short
+    $ snapkit list
+    --- stderr
+    error: a credential file is damaged (key=keys/[HEX].age)
+      caused by: decryption error
+    hint: put the file back from a copy of the repository, or use another key if there is one
+    --- exit 4
+    === a bit flipped
+    $ snapkit list
+    --- stderr
+    error: a credential file is damaged (key=keys/[HEX].age)
+      caused by: decryption error
+    hint: put the file back from a copy of the repository, or use another key if there is one
+    --- exit 4
+    === of another program
+    $ snapkit list
+    --- stderr
+    error: a credential file is damaged (key=keys/[HEX].age)
+      caused by: Header is invalid
+    hint: put the file back from a copy of the repository, or use another key if there is one
+    --- exit 4
+    === a link
+    $ snapkit list
+    --- stderr
+    error: the repository has no credential left under keys/ (location=[DIR]/repo)
+    hint: put the files of keys/ back from a copy: without one of them nothing can be read
+    --- exit 4
+    === a directory
+    $ snapkit list
+    --- stderr
+    error: the repository has no credential left under keys/ (location=[DIR]/repo)
+    hint: put the files of keys/ back from a copy: without one of them nothing can be read
+    --- exit 4
+    ");
+}
+
+/// The config is one file beside the others.
+#[test]
+fn configs() {
+    let env = kept();
+    let mut told = String::new();
+    for (way, damage) in ways() {
+        back(&env);
+        damage(&env.path("repo/config"));
+        told += &format!("=== {way}\n{}", said(&env, &["list"]));
+    }
+    assert_snapshot!(told, @"
+    === gone
+    $ snapkit list
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=[DIR]/repo)
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    === empty
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
+      caused by: EOF while parsing a value at line 1 column 0
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    === cut short
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
+      caused by: EOF while parsing a string at line 1 column 224
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    === a bit flipped
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: its signature does not hold (location=[DIR]/repo)
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    === of another program
+    $ snapkit list
+    --- stderr
+    error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
+      caused by: expected value at line 1 column 1
+    hint: put the file config back from a copy: without it nothing can be read
+    --- exit 4
+    === a link
+    $ snapkit list
+    --- stderr
+    error: a symbolic link is in the way, and none is followed inside a repository; move the files in its place, or mount them there (path=[DIR]/repo/config)
+    --- exit 1
+    === a directory
+    $ snapkit list
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=[DIR]/repo)
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    ");
+}
