@@ -35,8 +35,11 @@ fn kept() -> TestEnv {
     env
 }
 
+/// A way in which a file can be another one: what it is called, and how it is done.
+type Way = (&'static str, fn(&Path));
+
 /// Ways in which a file can be another one.
-fn ways() -> [(&'static str, fn(&Path)); 7] {
+fn ways() -> [Way; 7] {
     [
         ("gone", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),

@@ -255,10 +255,11 @@ fn each_refusal_of_a_store_is_understood() {
         let output = scene.env.run(["list"]);
         assert!(output.text().is_empty(), "{output}");
         assert!(output.stderr.contains("caused by"), "{code}: {output}");
-        let causes = output.stderr.lines().filter_map(|line| line.strip_prefix("  caused by: "));
+        let mut causes =
+            output.stderr.lines().filter_map(|line| line.strip_prefix("  caused by: "));
         let exit = output.code().unwrap();
         writeln!(told, "{status} {code}: {} ({exit})", causes.clone().next().unwrap()).unwrap();
-        assert!(causes.last().unwrap().contains(code), "{output}");
+        assert!(causes.next_back().unwrap().contains(code), "{output}");
     }
     insta::assert_snapshot!(told, @"
     400 ExpiredToken: the credentials have expired: get new ones (1)
