@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use snapkit_core::artifact::SourceName;
+use snapkit_core::context::Context;
 use snapkit_core::engine::Stack;
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use snapkit_core::registry::Registry;
@@ -72,15 +73,21 @@ pub(crate) fn stack(
 const MAX_LIST: u64 = 64 << 20;
 
 /// The paths that a file lists, or standard input for `-`: one in a line, or ended by NULs if there is one.
-pub(crate) fn listed(file: &Path) -> Result<Vec<PathBuf>> {
-    let what = || format!("cannot read the list of paths {}", file.display());
-    let mut bytes = Vec::new();
-    let read: Box<dyn std::io::Read> = if file == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).doing(what)?)
-    };
-    read.take(MAX_LIST + 1).read_to_end(&mut bytes).doing(what)?;
+/// Waiting for it ends when the run is to end.
+pub(crate) async fn listed(cx: &Context, file: &Path) -> Result<Vec<PathBuf>> {
+    let place = file.to_owned();
+    let reading = cx.blocking(move || {
+        let what = || format!("cannot read the list of paths {}", place.display());
+        let mut bytes = Vec::new();
+        let read: Box<dyn std::io::Read> = if place == Path::new("-") {
+            Box::new(std::io::stdin())
+        } else {
+            Box::new(std::fs::File::open(&place).doing(what)?)
+        };
+        read.take(MAX_LIST + 1).read_to_end(&mut bytes).doing(what)?;
+        Ok(bytes)
+    });
+    let bytes = cx.run(reading).await?;
     if bytes.len() as u64 > MAX_LIST {
         let e = Error::new(Reason::LimitExceeded, "a list of paths has at most 64 MiB");
         return Err(e.with("file", file.display()));

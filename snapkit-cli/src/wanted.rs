@@ -1,15 +1,11 @@
 //! What of the trees of a snapshot is asked for: to restore nothing is no success.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-
 use futures_util::TryStreamExt as _;
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use snapkit_core::artifact::Shape;
 use snapkit_core::engine::{Repository, Selection};
 use snapkit_core::entries::StoredEntry;
 use snapkit_core::error::{Error, Result};
+use snapkit_core::globs::PathGlobs;
 use snapkit_core::manifest::{ArtifactRecord, Snapshot};
 use snapkit_core::tree::{EntryKind, EntryPath};
 
@@ -20,43 +16,23 @@ use crate::spec::{missing, no_entry};
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     selection: &'a Selection,
-    globs: Option<GlobSet>,
+    globs: Option<PathGlobs>,
     /// The artifact that is named, for people.
     place: &'a str,
 }
 
 impl<'a> Wanted<'a> {
     pub(crate) fn new(selection: &'a Selection, place: &'a str) -> Result<Self> {
-        if selection.include.is_empty() {
-            return Ok(Self { selection, globs: None, place });
-        }
-        let bad = |glob: &str, e: globset::Error| {
-            Error::invalid(format!("not a glob: {glob:?}")).caused_by(e)
+        let globs = match selection.include.is_empty() {
+            true => None,
+            false => Some(PathGlobs::new(&selection.include, false)?),
         };
-        let mut set = GlobSetBuilder::new();
-        for glob in &selection.include {
-            if glob.is_empty() {
-                return Err(Error::invalid("an empty glob would choose everything"));
-            }
-            // Without a slash it speaks of names, anywhere.
-            let full = match glob.contains('/') {
-                true => glob.trim_start_matches('/').to_owned(),
-                false => format!("**/{glob}"),
-            };
-            let built = GlobBuilder::new(&full).literal_separator(true).build();
-            set.add(built.map_err(|e| bad(glob, e))?);
-        }
-        let globs = set.build().map_err(|e| bad("--include", e))?;
-        Ok(Self { selection, globs: Some(globs), place })
+        Ok(Self { selection, globs, place })
     }
 
     /// An entry is wanted if it, or a directory that it lies in, is.
     fn wants(&self, path: &EntryPath) -> bool {
-        let Some(globs) = &self.globs else { return true };
-        let bytes = path.as_bytes();
-        let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
-        let mut ends = slashes.chain([bytes.len()]);
-        ends.any(|end| globs.is_match(Path::new(OsStr::from_bytes(&bytes[..end]))))
+        self.globs.as_ref().is_none_or(|globs| globs.covers(path))
     }
 
     /// The bytes that are asked for of a tree, or `None` if nothing is. Unless all of them are to be counted

@@ -23,6 +23,7 @@ pub mod secret;
 
 pub mod artifact;
 pub mod facts;
+pub mod globs;
 pub mod manifest;
 pub mod record;
 pub mod sink;

