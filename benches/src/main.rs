@@ -2,6 +2,7 @@
 //! that they are taken with.
 
 use std::error::Error;
+#[cfg(feature = "s3")]
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 use rusqlite::{Connection, params};
 use snapkit_testkit::corpus;
 use snapkit_testkit::random::Seeded;
+#[cfg(feature = "s3")]
 use snapkit_testkit::s3::{BUCKET, S3Server};
 
 /// Make data to measure on.
@@ -55,6 +57,7 @@ enum Command {
     },
     /// Serve a bucket over S3 until standard input ends; what a client needs is printed for a shell. Its
     /// objects are kept where temporary files are.
+    #[cfg(feature = "s3")]
     S3,
 }
 
@@ -74,11 +77,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Command::Odd { dir } => drop(corpus::odd(&dir)?),
         Command::Database { file, scale } => database(&file, 8000 * scale)?,
         Command::Update { file, per_mille, seed } => update(&file, per_mille, seed)?,
+        #[cfg(feature = "s3")]
         Command::S3 => serve()?,
     }
     Ok(())
 }
 
+#[cfg(feature = "s3")]
 fn serve() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let server = runtime.block_on(S3Server::start())?;

@@ -1,6 +1,7 @@
 //! What was run here, and how it ended: a line of JSON per run in the local state, and a file for each
 //! run that has not ended.
 
+use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -109,9 +110,15 @@ impl UnderWay {
         let path = directory.join(name);
         let mut file =
             File::options().write(true).create_new(true).mode(0o600).open(&draft).doing(what)?;
-        file.lock().doing(what)?;
         let line = encode(run)?;
-        file.write_all(&line).and_then(|()| std::fs::rename(&draft, &path)).doing(what)?;
+        let written = file
+            .lock()
+            .and_then(|()| file.write_all(&line))
+            .and_then(|()| std::fs::rename(&draft, &path));
+        if let Err(e) = written {
+            drop(std::fs::remove_file(&draft));
+            return Err(Error::io(what(), e));
+        }
         Ok(Self { path, file })
     }
 
@@ -144,10 +151,13 @@ pub(crate) fn bury(state: &Path) -> Result<Vec<Run>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(running),
         Err(e) => return Err(Error::io(what(), e)),
     };
+    // Whoever put a link there did not mean us to tidy up behind it.
+    if std::fs::symlink_metadata(&directory).doing(what)?.is_symlink() {
+        return Err(Error::io(what(), std::io::Error::other("it is a symbolic link")));
+    }
     for entry in entries {
         let entry = entry.doing(what)?;
-        let is_file = entry.file_type().doing(what)?.is_file();
-        if !is_file || entry.file_name().as_encoded_bytes().starts_with(b".") {
+        if !entry.file_type().doing(what)?.is_file() || !is_run(&entry.file_name()) {
             continue;
         }
         let Ok(mut file) = File::open(entry.path()) else { continue };
@@ -158,32 +168,34 @@ pub(crate) fn bury(state: &Path) -> Result<Vec<Run>> {
         };
         let mut text = Vec::new();
         (&mut file).take(MAX_BEGUN).read_to_end(&mut text).doing(what)?;
-        let run = serde_json::from_slice::<Run>(&text);
-        match (run, is_dead) {
-            (Ok(run), false) => running.push(Run { outcome: RUNNING.to_owned(), ..run }),
-            // It ended between the listing and the lock, or somebody else has just remembered it.
-            _ if file.metadata().doing(what)?.nlink() == 0 => {}
-            (run, true) => {
-                if let Ok(run) = run {
-                    let why = "it did not live to its end: killed, or the machine stopped";
-                    note(
-                        state,
-                        &Run {
-                            outcome: KILLED.to_owned(),
-                            // As a shell tells of SIGKILL.
-                            exit: 137,
-                            error: Some(why.to_owned()),
-                            ..run
-                        },
-                    )?;
-                }
-                std::fs::remove_file(entry.path()).doing(what)?;
-            }
-            (Err(_), false) => {}
+        let Ok(run) = serde_json::from_slice::<Run>(&text) else { continue };
+        if !is_dead {
+            running.push(Run { outcome: RUNNING.to_owned(), ..run });
+        // Otherwise it ended between the listing and the lock, or somebody else has just remembered it.
+        } else if file.metadata().doing(what)?.nlink() > 0 {
+            // First, so that it is not told again and again where it cannot be removed.
+            std::fs::remove_file(entry.path()).doing(what)?;
+            let why = "it did not live to its end: killed, or the machine stopped";
+            let run = Run {
+                outcome: KILLED.to_owned(),
+                // As a shell tells of SIGKILL.
+                exit: 137,
+                error: Some(why.to_owned()),
+                ..run
+            };
+            note(state, &run)?;
         }
     }
     running.sort_by_key(|run| std::cmp::Reverse(run.started));
     Ok(running)
+}
+
+/// `<microseconds>-<process>`: what else lies there is not ours.
+fn is_run(name: &OsStr) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    name.to_str()
+        .and_then(|name| name.split_once('-'))
+        .is_some_and(|(started, process)| is_number(started) && is_number(process))
 }
 
 fn encode(run: &Run) -> Result<Vec<u8>> {
@@ -292,7 +304,11 @@ mod tests {
         ended.end();
         // As the kernel does it.
         drop(killed.file);
-        std::fs::write(state.path().join(UNDER_WAY).join("junk"), "no run").unwrap();
+        let others: Vec<_> = ["junk", "1-2", ".3-4"]
+            .iter()
+            .map(|name| state.path().join(UNDER_WAY).join(name))
+            .collect();
+        others.iter().for_each(|path| std::fs::write(path, "no run").unwrap());
         for _ in 0..2 {
             let running = bury(state.path()).unwrap();
             assert_eq!(running.len(), 1);
@@ -303,7 +319,19 @@ mod tests {
         }
         alive.end();
         assert!(bury(state.path()).unwrap().is_empty());
+        assert!(others.iter().all(|path| path.exists()), "what is not ours is left alone");
         assert_eq!(runs(state.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_lies_behind_a_link_is_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        drop(UnderWay::begin(elsewhere.path(), &run(1)).unwrap().file);
+        let there = elsewhere.path().join(UNDER_WAY);
+        std::os::unix::fs::symlink(&there, state.path().join(UNDER_WAY)).unwrap();
+        assert!(bury(state.path()).is_err());
+        assert_eq!(std::fs::read_dir(there).unwrap().count(), 1);
     }
 
     #[test]
