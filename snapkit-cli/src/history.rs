@@ -309,6 +309,8 @@ mod tests {
             .map(|name| state.path().join(UNDER_WAY).join(name))
             .collect();
         others.iter().for_each(|path| std::fs::write(path, "no run").unwrap());
+        // Whatever it says: it has not the name of a run.
+        std::fs::write(&others[0], encode(&run(4)).unwrap()).unwrap();
         for _ in 0..2 {
             let running = bury(state.path()).unwrap();
             assert_eq!(running.len(), 1);

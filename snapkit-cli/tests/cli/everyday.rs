@@ -286,6 +286,13 @@ fn runs_that_were_killed_are_remembered() {
     ");
     // Once.
     assert_eq!(env.run(["history", "--failed"]).text().lines().count(), 2);
+    // What has ended is told even if it cannot be told what goes on.
+    let runs = env.path("home/.local/state/snapkit/runs");
+    std::fs::remove_dir(&runs).unwrap();
+    std::fs::write(&runs, "").unwrap();
+    let told = env.run(["history", "--failed"]);
+    assert!(told.is_success() && told.text().lines().count() == 2, "{told}");
+    assert!(told.stderr.contains("warning: runs that go on"), "{told}");
 }
 
 #[test]
