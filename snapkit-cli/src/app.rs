@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use snapkit_core::config::RepositoryConfig;
 use snapkit_core::context::Context;
-use snapkit_core::engine::{Hooks, Ledger, MIN_MEMORY, OpenOptions, Probe, Repository, Scope};
+use snapkit_core::engine::{
+    Hooks, Ledger, MIN_MEMORY, Occasion, OpenOptions, Probe, Repository, Scope, hooks,
+};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::registry::Registry;
@@ -127,6 +129,7 @@ impl App {
         for warning in repository.warnings() {
             self.output.warn(warning);
         }
+        self.meter.tell_warnings();
         Ok(repository)
     }
 
@@ -203,6 +206,7 @@ impl App {
     /// The ledger, for a command that says itself what is wrong with it.
     pub(crate) async fn ledger_unsaid(&self, repository: &Repository) -> Result<Ledger> {
         let mut ledger = repository.ledger(&self.cx).await?;
+        self.meter.tell_warnings();
         // Within one second the order of ids says nothing.
         ledger.snapshots.sort_by(|a, b| (b.started, &b.id).cmp(&(a.started, &a.id)));
         Ok(ledger)
@@ -259,6 +263,19 @@ impl App {
             ))
             .with_hint("say which with --stack-name, or give an id; `snapkit list` shows them")),
             None => Ok(found),
+        }
+    }
+
+    /// Tell the hooks of a run that could not even begin that it has failed.
+    pub(crate) async fn give_up(
+        &self,
+        hooks: Option<Arc<dyn Hooks>>,
+        occasion: Occasion,
+        failure: &Error,
+    ) {
+        let Some(hooks) = hooks else { return };
+        for e in hooks::give_up(&self.cx, hooks, occasion, failure).await {
+            self.output.warn(e.chain());
         }
     }
 

@@ -8,9 +8,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use snapkit_core::context::Timestamp;
 use snapkit_core::error::{Error, IoContext as _, Result};
+
+use crate::location::without_credentials;
 
 /// Below the directory of local state.
 const FILE: &str = "history";
@@ -62,7 +65,7 @@ impl Run {
             started,
             seconds: 0.0,
             command: command.to_owned(),
-            repository: repository.to_owned(),
+            repository: without_credentials(repository),
             stack: None,
             set: None,
             snapshot: None,
@@ -216,7 +219,10 @@ pub(crate) fn note(state: &Path, run: &Run) -> Result<()> {
     let mut line = encode(run)?;
     line.push(b'\n');
     let mut file = File::options();
-    let mut file = file.read(true).append(true).create(true).mode(0o600).open(&path).doing(what)?;
+    file.read(true).append(true).create(true).mode(0o600);
+    // In a directory of several users a link may lead to a file that is not ours to write.
+    file.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let mut file = file.open(&path).doing(what)?;
     // Whoever cuts the file meanwhile loses no line.
     file.lock().doing(what)?;
     if file.metadata().doing(what)?.len() > MAX_FILE {

@@ -227,10 +227,12 @@ fn variables(occasion: &Occasion) -> Vec<(String, String)> {
     let mut all = vec![
         ("SNAPKIT_MOMENT".to_owned(), occasion.moment.as_str().to_owned()),
         ("SNAPKIT_OPERATION".to_owned(), occasion.operation.as_str().to_owned()),
-        ("SNAPKIT_SNAPSHOT".to_owned(), occasion.snapshot.to_string()),
         ("SNAPKIT_STACK_NAME".to_owned(), occasion.stack.clone()),
         ("SNAPKIT_SET".to_owned(), occasion.set.clone()),
     ];
+    if let Some(snapshot) = &occasion.snapshot {
+        all.push(("SNAPKIT_SNAPSHOT".to_owned(), snapshot.to_string()));
+    }
     if let Some(verdict) = occasion.verdict {
         all.push(("SNAPKIT_VERDICT".to_owned(), verdict.to_owned()));
     }
@@ -292,7 +294,7 @@ impl StackProbe {
                 if ended.status.success() {
                     return Ok(());
                 }
-                let e = Error::new(Reason::Unavailable, format!("it failed: {}", ended.status));
+                let e = Error::new(Reason::Unavailable, ended.status.to_string());
                 Err(said(e, &ended))
             }
             Ask::Http { url, status, contains } => {

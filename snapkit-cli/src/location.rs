@@ -28,7 +28,8 @@ impl Places {
         // Jobs of cron and services may have no HOME.
         let home = env.path(env::HOME).filter(|p| p.is_absolute()).or_else(home_of_user);
         let given = |path: Option<&Path>, variable: &str| {
-            path.map(Path::to_owned).or_else(|| env.path(variable)).map(|p| cwd.join(p))
+            let path = path.map(Path::to_owned).or_else(|| env.path(variable));
+            path.map(|path| without_parents(cwd.join(path)))
         };
         // A relative path in an XDG variable is to be ignored.
         let usual = |variable: &str, below_home: &str| {
@@ -44,7 +45,7 @@ impl Places {
 
     /// A path as it was meant when the program started.
     pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
-        self.cwd.join(path)
+        without_parents(self.cwd.join(path))
     }
 
     /// The directory of caches.
@@ -153,6 +154,31 @@ fn home_in(users: &str, uid: u32) -> Option<PathBuf> {
         let home = PathBuf::from(fields.nth(2)?);
         (found && home.is_absolute()).then_some(home)
     })
+}
+
+/// A URL without the credentials that somebody has put into it, for what is told and remembered.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}{path}"),
+        None => url.to_owned(),
+    }
+}
+
+/// The same place without `..` in its path, as the kernel goes there: up from where a link leads. Of what does
+/// not exist nobody can say that, and it stays as it is.
+fn without_parents(path: PathBuf) -> PathBuf {
+    let components: Vec<_> = path.components().collect();
+    let Some(last) = components.iter().rposition(|c| *c == Component::ParentDir) else {
+        return path;
+    };
+    let above: PathBuf = components[..=last].iter().collect();
+    match std::fs::canonicalize(above) {
+        Ok(real) => real.join(components[last + 1..].iter().collect::<PathBuf>()),
+        Err(_) => path,
+    }
 }
 
 #[cfg(test)]

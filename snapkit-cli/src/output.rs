@@ -201,6 +201,10 @@ impl Output {
         } else {
             // Nothing is left to be done if even this cannot be encoded.
             drop(self.document(&document));
+            self.flush();
+            if self.is_closed() {
+                self.to_stderr(&document.to_string());
+            }
         }
     }
 

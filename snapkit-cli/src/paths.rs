@@ -26,10 +26,13 @@ const FILES: &str = "files";
 /// database's file would drop the locks that this process holds on it.
 const DATABASES: [&str; 4] = ["db", "sqlite", "sqlite3", "db3"];
 
-/// The stack of some paths. `amend` may change the settings of a source of a kind.
+/// The stack of some paths. The first `named` of them have to be there; of the others, which are from a list that
+/// was made earlier, one may be gone by now, and is then a thing that could not be captured. `amend` may change
+/// the settings of a source of a kind.
 pub(crate) fn stack(
     registry: &Registry,
     paths: &[PathBuf],
+    named: usize,
     exclude: &[String],
     name: Option<&str>,
     host: String,
@@ -38,8 +41,15 @@ pub(crate) fn stack(
     let name = name.map_or_else(|| stack_name(paths), str::to_owned);
     let mut files = Vec::new();
     let mut databases = Vec::new();
-    for path in paths {
-        let metadata = std::fs::symlink_metadata(path).map_err(|e| missing(path, e))?;
+    for (number, path) in paths.iter().enumerate() {
+        let metadata = match std::fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(e) if number >= named && e.kind() == std::io::ErrorKind::NotFound => {
+                files.push(path);
+                continue;
+            }
+            Err(e) => return Err(missing(path, e)),
+        };
         if metadata.is_file() && has_database_name(path) {
             databases.push(path);
         } else {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use rustix::process::Signal;
 use snapkit_core::context::{Context, System, Task};
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,6 +105,9 @@ async fn supervise(entry: EntryPoint, output: &Arc<Output>) -> Result<Exit> {
     let grace = if command.only_reads() { READER_GRACE } else { WRITER_GRACE };
     let app = App::new(cx.clone(), common, env, Arc::clone(output), meter)?;
 
+    // A file that may not grow any more is an error where it is written, and no sudden death.
+    let _too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))
+        .doing(|| "cannot listen for signals".to_owned())?;
     let _signals = watch_signals(&cx, output, grace)?;
     // Not a task: what writes to standard output may have to wait for whoever reads it.
     match AssertUnwindSafe(commands::run(app, command)).catch_unwind().await {

@@ -182,10 +182,17 @@ fn clock_len(text: &[u8]) -> usize {
     }
 }
 
+/// The most that a snapshot's name may have, in bytes.
+const LONGEST_NAME: usize = 255;
+
 /// Check a name for a snapshot: one that is told apart from everything else that names one.
 pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.len() > LONGEST_NAME {
+        let what =
+            format!("a snapshot's name has at most {LONGEST_NAME} bytes, not {}", name.len());
+        return Err(Error::new(Reason::InvalidName, what));
+    }
     let ok = !name.is_empty()
-        && name.len() <= 255
         && !name.starts_with('@')
         && name != "latest"
         && !name.starts_with("latest~")

@@ -121,7 +121,7 @@ reasons! {
     /// Content kept changing while it was read.
     SourceChanged: "source-changed", Unavailable, exit 75, "UnavailableError", "";
     /// No space is left.
-    NoSpace: "no-space", Unavailable, exit 1, "UnavailableError", "free some space and run it again; what was stored is reused";
+    NoSpace: "no-space", Unavailable, exit 1, "UnavailableError", "free some space and run it again; a create goes on from what it has stored";
     /// An input or output operation failed.
     Io: "io", Unavailable, exit 1, "UnavailableError", "";
     /// The system or its version cannot do this.
@@ -177,6 +177,9 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// `ENFILE` and `EMFILE`, which have these numbers on every Unix.
+const TOO_MANY_FILES: [i32; 2] = [23, 24];
+
 impl Error {
     /// An error with a reason and one line of text: lower case, no full stop.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
@@ -216,6 +219,11 @@ impl Error {
     pub fn io(message: impl Into<String>, error: std::io::Error) -> Self {
         use std::io::ErrorKind as K;
         let reason = match error.kind() {
+            // What is wanted may be well, and there is nothing wrong with it.
+            K::OutOfMemory => Reason::Unavailable,
+            _ if error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) => {
+                Reason::Unavailable
+            }
             K::NotFound | K::NotADirectory => Reason::NotFound,
             K::PermissionDenied | K::ReadOnlyFilesystem => Reason::PermissionDenied,
             K::AlreadyExists | K::DirectoryNotEmpty => Reason::AlreadyExists,
@@ -226,7 +234,14 @@ impl Error {
             K::InvalidFilename => Reason::InvalidName,
             _ => Reason::Io,
         };
-        Self::new(reason, message).caused_by(error)
+        let told = Self::new(reason, message);
+        let told = match error.kind() {
+            K::FileTooLarge => told.with_hint(
+                "a limit on the length of files stands in the way (`ulimit -f`, a quota, the file system's own)",
+            ),
+            _ => told,
+        };
+        told.caused_by(error)
     }
 
     /// Shorthand for [`Reason::Corrupt`].

@@ -141,6 +141,12 @@ impl SnapshotId {
         Ok(Self(format!("{text}-{}", to_hex(&random))))
     }
 
+    /// When it was made, to the second, by its writer's clock: `20260115T143000Z`.
+    #[must_use]
+    pub fn second(&self) -> &str {
+        self.0.split('-').next().unwrap_or_default()
+    }
+
     /// The whole id.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -46,7 +46,8 @@ fn no_file() -> io::Error {
 
 /// Add to the end of a private file, which is made if it is not there.
 pub(crate) fn append_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    match fs::metadata(path) {
+    // Nor is a link followed: in a directory of several users it may be somebody else's.
+    match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => Err(no_file()),
         // One short append is one step on every local file system.
         _ => private_options().append(true).create(true).open(path)?.write_all(content),

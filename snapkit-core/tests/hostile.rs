@@ -35,29 +35,6 @@ async fn put(lab: &Lab, key: &Key, object: impl Into<Bytes>) {
     lab.sink.put(&lab.cx, key, object.into(), PutMode::Overwrite).await.unwrap();
 }
 
-/// Put a snapshot into the ledger as whoever has a key can.
-async fn commit(lab: &Lab, snapshot: &Snapshot, document: &[u8]) {
-    let repository = lab.open().await.unwrap();
-    let credential = repository.credential();
-    let key = line_key(&snapshot.id).unwrap();
-    let (header, sealer) =
-        credential.writer.begin(&lab.cx, ObjectType::Snapshot, key.as_str()).unwrap();
-    let (mut table, mut frames) = (Vec::new(), Vec::new());
-    for (number, raw) in document.chunks(4 << 20).enumerate() {
-        let mut frame = FrameCodec::new(false).encode(raw, Effort::Level(3)).unwrap();
-        sealer.seal(number as u64, &mut frame).unwrap();
-        table.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
-        table.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());
-        frames.extend_from_slice(&frame);
-    }
-    let mut object = header.encode();
-    object.extend_from_slice(&u32::try_from(table.len() / 8).unwrap().to_le_bytes());
-    object.extend_from_slice(&table);
-    object.extend_from_slice(&frames);
-    credential.signer.sign(key.as_str(), &mut object);
-    put(lab, &key, object).await;
-}
-
 /// A segment that says that a chunk is where it is not: the next create would take it for known.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_lies_is_not_believed() {
@@ -136,20 +113,20 @@ async fn a_snapshot_has_limits() {
     let first = lab.create().await.unwrap().snapshot;
     let mut hostile = first.clone();
     hostile.sources[0].settings = serde_json::json!(vec![0; MAX_SNAPSHOT_VALUES]);
-    commit(&lab, &hostile, &serde_json::to_vec(&hostile).unwrap()).await;
+    lab.commit(&hostile, &serde_json::to_vec(&hostile).unwrap()).await;
     let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
     assert_eq!(ledger.damaged.len(), 1, "{ledger:?}");
     assert!(ledger.damaged[0].1.to_string().contains("more in it"), "{:?}", ledger.damaged);
     // So it is with depth, and with length.
     let deep = "[".repeat(500_000);
-    commit(&lab, &first, deep.as_bytes()).await;
+    lab.commit(&first, deep.as_bytes()).await;
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(17 << 20));
     let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
     assert_eq!(ledger.damaged.len(), 1);
-    commit(&lab, &first, long.as_bytes()).await;
+    lab.commit(&first, long.as_bytes()).await;
     let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
     assert!(ledger.damaged[0].1.to_string().contains("too long"), "{:?}", ledger.damaged);
-    commit(&lab, &first, &serde_json::to_vec(&first).unwrap()).await;
+    lab.commit(&first, &serde_json::to_vec(&first).unwrap()).await;
     lab.restore(&first).await.unwrap();
 }
 
@@ -161,7 +138,7 @@ async fn names_and_tags_have_limits() {
     let long = |len: usize| BTreeMap::from([("tag".to_owned(), "x".repeat(len))]);
     for (len, fits) in [(60 << 10, true), (64 << 10, false)] {
         let hostile = Snapshot { tags: long(len), ..first.clone() };
-        commit(&lab, &hostile, &serde_json::to_vec(&hostile).unwrap()).await;
+        lab.commit(&hostile, &serde_json::to_vec(&hostile).unwrap()).await;
         let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
         assert_eq!((ledger.snapshots.len(), ledger.damaged.len()), (fits.into(), (!fits).into()));
         // Nobody makes one that nobody can list.

@@ -158,7 +158,7 @@ fn file_path(rest: &str) -> Result<PathBuf> {
                     "a file URL names no other host: write file:///PATH with three slashes, \
                      or a plain path",
                 )
-                .with("host", host));
+                .with("host", host.rsplit('@').next().unwrap_or(host)));
             }
             path
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
+use insta::assert_snapshot;
 use snapkit_core::Context;
 use snapkit_core::error::{ErrorKind, Reason, Result};
 use snapkit_core::key::Key;
@@ -333,4 +334,74 @@ async fn a_web_identity_is_not_sent_in_the_clear() {
     assert_eq!(e.reason(), Reason::InvalidConfig, "{}", e.chain());
     assert!(!format!("{e:?}").contains("hunter2"));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+/// What does not pass in the end, after all attempts: some twenty seconds, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_pass_is_told() {
+    let server = S3Server::start().await.unwrap();
+    let cx = Context::system();
+    let sink = open(&server, "x");
+    for name in ["short", "there"] {
+        put(&cx, &sink, name, PutMode::Create).await.unwrap();
+    }
+    server.trouble(|request| {
+        let is = |name: &str| request.target.contains(&format!("/x/{name}"));
+        let listing = request.target.contains("list-type=2");
+        Some(match () {
+            () if listing => S3Trouble::Answer(502, "BadGateway"),
+            () if is("busy") => S3Trouble::Answer(503, "SlowDown"),
+            () if is("failed") => S3Trouble::Answer(500, "Mystery"),
+            () if is("throttled") => S3Trouble::Answer(429, "TooManyRequests"),
+            () if is("lost") => S3Trouble::Drop,
+            () if is("conflict") && request.method == "PUT" => {
+                S3Trouble::Answer(409, "ConditionalRequestConflict")
+            }
+            () => return None,
+        })
+    });
+    let told = |what: &str, e: snapkit_core::Error| {
+        let host = server.variables().into_iter().find(|(n, _)| n == "AWS_ENDPOINT_URL").unwrap().1;
+        let host = host.trim_start_matches("http://").to_owned();
+        // How long an attempt takes makes no difference.
+        let chain = e.chain().replace(&host, "[HOST]");
+        let words = chain.split(' ').map(|word| {
+            let number = word.trim_end_matches("ms").trim_end_matches("µs").trim_end_matches('s');
+            if word.ends_with('s') && number.parse::<f64>().is_ok() { "[DURATION]" } else { word }
+        });
+        let text = words.collect::<Vec<_>>().join(" ");
+        format!("{what}: {text} ({}, exit {})\n", e.reason(), e.reason().row().exit)
+    };
+    let puts = ["busy", "failed", "throttled", "lost", "conflict"].map(|name| {
+        let put = put(&cx, &sink, name, PutMode::Create);
+        async move { (format!("put {name}"), put.await.unwrap_err()) }
+    });
+    let busy = key("busy");
+    let get = async { ("get busy".to_owned(), sink.get(&cx, &busy, None).await.unwrap_err()) };
+    let listing = sink.list(&cx, None).try_collect::<Vec<_>>();
+    let list = async { ("list".to_owned(), listing.await.unwrap_err()) };
+    let delete = async { ("delete busy".to_owned(), sink.delete(&cx, &busy).await.unwrap_err()) };
+    let (puts, get, list, delete) =
+        tokio::join!(futures_util::future::join_all(puts), get, list, delete);
+    let failed = puts.into_iter().chain([get, list, delete]);
+    let mut all: String = failed.map(|(what, e)| told(&what, e)).collect();
+    for range in [0..8, 9..12, 0..snapkit_core::sink::MAX_OBJECT + 1] {
+        let e = sink.get(&cx, &key("short"), Some(range.clone())).await.unwrap_err();
+        all += &told(&format!("get {range:?} of 7 bytes"), e);
+    }
+    all += &told("get none", sink.get(&cx, &key("none"), None).await.unwrap_err());
+    assert_snapshot!(all, @"
+    put busy: cannot store the object, tried 10 times (location=s3://backups/x at [HOST], key=busy): the store is too busy: Generic S3 error: Error performing PUT http://[HOST]/backups/x/busy in [DURATION] - Server returned non-2xx status code: 503 Service Unavailable: SlowDown because the test says so (unavailable, exit 75)
+    put failed: cannot store the object, tried 10 times (location=s3://backups/x at [HOST], key=failed): the store has failed: Generic S3 error: Error performing PUT http://[HOST]/backups/x/failed in [DURATION] - Server returned non-2xx status code: 500 Internal Server Error: Mystery because the test says so (unavailable, exit 75)
+    put throttled: cannot store the object, tried 10 times (location=s3://backups/x at [HOST], key=throttled): the store is too busy: Generic S3 error: Error performing PUT http://[HOST]/backups/x/throttled in [DURATION] - Server returned non-2xx status code: 429 Too Many Requests: TooManyRequests because the test says so (unavailable, exit 75)
+    put lost: cannot store the object, tried 10 times (location=s3://backups/x at [HOST], key=lost): the connection to the store was lost: Generic S3 error: Error performing PUT http://[HOST]/backups/x/lost in [DURATION] - HTTP error: error sending request (unavailable, exit 75)
+    put conflict: cannot store the object, tried 10 times (location=s3://backups/x at [HOST], key=conflict): another put was in the way: Generic conflict error: Error performing PUT http://[HOST]/backups/x/conflict in [DURATION] - Server returned non-2xx status code: 409 Conflict: ConditionalRequestConflict because the test says so (unavailable, exit 75)
+    get busy: cannot read the object, tried 10 times (location=s3://backups/x at [HOST], key=busy): the store is too busy: Generic S3 error: Error performing GET http://[HOST]/backups/x/busy in [DURATION] - Server returned non-2xx status code: 503 Service Unavailable: SlowDown because the test says so (unavailable, exit 75)
+    list: cannot list the objects (location=s3://backups/x at [HOST]): the store has failed: Generic S3 error: Error performing list request: Error performing GET http://[HOST]/backups in [DURATION] - Server returned non-2xx status code: 502 Bad Gateway: BadGateway because the test says so (unavailable, exit 75)
+    delete busy: cannot delete the object, tried 10 times (location=s3://backups/x at [HOST], key=busy): the store is too busy: Generic S3 error: Error performing DELETE http://[HOST]/backups/x/busy in [DURATION] - Server returned non-2xx status code: 503 Service Unavailable: SlowDown because the test says so (unavailable, exit 75)
+    get 0..8 of 7 bytes: the object has only 7 bytes (location=s3://backups/x at [HOST], key=short) (corrupt, exit 4)
+    get 9..12 of 7 bytes: the object is shorter than what is asked of it (location=s3://backups/x at [HOST], key=short) (corrupt, exit 4)
+    get 0..67108865 of 7 bytes: the object has only 7 bytes (location=s3://backups/x at [HOST], key=short) (corrupt, exit 4)
+    get none: there is no such object (location=s3://backups/x at [HOST], key=none) (not-found, exit 1)
+    ");
 }

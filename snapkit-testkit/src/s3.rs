@@ -65,6 +65,8 @@ pub enum S3Trouble {
     Delay(Duration),
     /// It is never answered.
     Hang,
+    /// It is done as if it were under no condition.
+    Unconditional,
 }
 
 type Decide = Arc<dyn Fn(&S3Request) -> Option<S3Trouble> + Send + Sync>;
@@ -247,6 +249,9 @@ impl Service<Request<Incoming>> for Troubled {
             state.seen.push(seen);
             (trouble, key_lock)
         };
+        // The condition is signed: what it asks for is taken away instead.
+        let in_the_way = (trouble == Some(S3Trouble::Unconditional))
+            .then(|| self.directory.join(request.uri().path().trim_start_matches('/')));
         let inner = self.inner.clone();
         let instead = self.unlike_a_directory(&request);
         let done = async move {
@@ -254,11 +259,14 @@ impl Service<Request<Incoming>> for Troubled {
                 return answer;
             }
             let _one = key_lock.lock().await;
+            if let Some(object) = in_the_way {
+                drop(std::fs::remove_file(object));
+            }
             inner.call(request.map(Body::from)).await
         };
         Box::pin(async move {
             match trouble {
-                None => done.await,
+                None | Some(S3Trouble::Unconditional) => done.await,
                 Some(S3Trouble::Answer(status, code)) => answer(status, code),
                 Some(S3Trouble::Drop) => Err(closed()),
                 Some(S3Trouble::DropAnswer) => {

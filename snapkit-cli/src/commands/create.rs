@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
-use snapkit_core::engine::{CreateOptions, CreateReport, Stack};
+use snapkit_core::engine::{CreateOptions, CreateReport, Occasion, Operation, Stack};
 use snapkit_core::error::{Error, IoContext as _, Result};
 use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
 
@@ -46,7 +46,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// More paths: one in a line, or ended by NULs if there is one, as `find -print0` gives them; - is standard
-    /// input
+    /// input. One that is gone by now is told as a thing that was not captured (exit 3)
     #[arg(long, value_name = "FILE", conflicts_with = "set")]
     files_from: Option<PathBuf>,
     /// Capture standard input as a file of this name. Nothing on it is an error; but whether the program that
@@ -108,8 +108,20 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
         run.stack = Some(stack.name.clone());
         run.set = Some(stack.set.clone());
     });
+    // What a restore will need is looked at while there is time to mend it.
+    if let (Some(_), true, Err(e)) = (&app.stack, paths.is_empty(), app.probes()) {
+        app.output
+            .warn(format!("a restore would be refused because of the stack file: {}", e.chain()));
+    }
     let _running = if args.dry_run { None } else { app.only_run_of(&url, &stack.name)? };
-    let repository = app.open_repository().await?;
+    let repository = match app.open_repository().await {
+        Ok(repository) => repository,
+        Err(e) => {
+            let hooks = stack.hooks.filter(|_| !args.dry_run);
+            app.give_up(hooks, Occasion::new(Operation::Create, &stack.name, &stack.set), &e).await;
+            return Err(e);
+        }
+    };
     let report = app.with_progress(repository.create(&app.cx, &stack, &options)).await?;
     tell(app, &report);
     if !report.dry_run {
@@ -157,7 +169,8 @@ fn build_stack(app: &App, args: &CreateArgs, paths: &[PathBuf], own: &Own) -> Re
         return stdin::stack(&name, file, host);
     }
     if !paths.is_empty() {
-        return paths::stack(&registry, paths, &args.exclude, name, host, amend);
+        let named = args.paths.len();
+        return paths::stack(&registry, paths, named, &args.exclude, name, host, amend);
     }
     let Some(file) = &app.stack else {
         return Err(Error::invalid(

@@ -38,6 +38,9 @@ pub(crate) struct DoctorArgs {
     /// The newest snapshot must not hold so much more, or less, than the one before it, such as 50%
     #[arg(long, value_name = "PERCENT")]
     max_growth: Option<String>,
+    /// Only snapshots of this set count; else all sets that were ever captured do
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
     /// Do not reach the sources
     #[arg(long)]
     no_sources: bool,
@@ -92,7 +95,13 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
             match app.ledger_unsaid(&repository).await {
                 Ok(ledger) => {
                     of_ledger(&ledger, &mut findings);
-                    of_snapshots(app, &ledger, max_age, max_growth, &mut findings)?;
+                    of_snapshots(
+                        app,
+                        &ledger,
+                        args.set.as_deref(),
+                        (max_age, max_growth),
+                        &mut findings,
+                    )?;
                 }
                 Err(e) if e.is_cancelled() => return Err(e),
                 Err(e) => findings.fail("ledger", &e),
@@ -114,10 +123,14 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
         app.output.line(format!("{word:<8} {what}: {text}"));
     }
     app.output.document(&findings.0)?;
-    let problems = findings.0.iter().filter(|f| f.state == State::Problem).count() as u64;
-    app.output.note(match problems {
-        0 => "nothing is wrong".to_owned(),
-        n => format!("{} found", count(n, "problem", "problems")),
+    let of = |state| findings.0.iter().filter(|f| f.state == state).count() as u64;
+    let (problems, warnings) = (of(State::Problem), of(State::Warning));
+    app.output.note(match (problems, warnings) {
+        (0, 0) => "nothing is wrong".to_owned(),
+        (0, n) => {
+            format!("nothing is wrong, but {} should be looked at", count(n, "warning", "warnings"))
+        }
+        (n, _) => format!("{} found", count(n, "problem", "problems")),
     });
     Ok(if problems == 0 { Exit::Done } else { Exit::Damage })
 }
@@ -145,6 +158,11 @@ fn local(app: &App, findings: &mut Findings) {
 
 fn writable(what: &str, path: &Path, findings: &mut Findings) {
     let there = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        let e = Error::invalid("a file stands where a directory has to be");
+        findings.fail(what, &e.with("path", there.display()));
+        return;
+    }
     if let Err(e) = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
         let e = Error::io("it cannot be written to", e.into()).with("path", there.display());
         findings.fail(what, &e);
@@ -210,21 +228,23 @@ fn of_ledger(ledger: &Ledger, findings: &mut Findings) {
 fn of_snapshots(
     app: &App,
     ledger: &Ledger,
-    max_age: Option<Duration>,
-    max_growth: Option<u64>,
+    set: Option<&str>,
+    (max_age, max_growth): (Option<Duration>, Option<u64>),
     findings: &mut Findings,
 ) -> Result<()> {
     let mut lines: BTreeMap<String, Vec<&Head>> = BTreeMap::new();
     let wanted = match &app.stack {
         Some(file) => {
             let (name, host) = (file.name(&app.env)?, app.host()?);
-            lines.insert(format!("{name}@{host} ({FULL})"), Vec::new());
+            lines.insert(format!("{name}@{host} ({})", set.unwrap_or(FULL)), Vec::new());
             Some((name, host))
         }
         None => None,
     };
     for s in &ledger.snapshots {
-        if wanted.as_ref().is_none_or(|(name, host)| s.stack == *name && s.host == *host) {
+        let is_of_stack =
+            wanted.as_ref().is_none_or(|(name, host)| s.stack == *name && s.host == *host);
+        if is_of_stack && set.is_none_or(|set| s.set == set) {
             lines.entry(format!("{}@{} ({})", s.stack, s.host, s.set)).or_default().push(s);
         }
     }
@@ -345,13 +365,20 @@ fn program(app: &App, directory: &Path, name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(is_program)
 }
 
+/// Exit codes of runs that did nothing: the arguments made no sense, something was in the way, another time.
+const REFUSED: [u8; 3] = [2, 11, 75];
+
 /// How the last runs here ended.
 fn of_history(app: &App, findings: &mut Findings) {
     let Ok(state) = app.places.state() else { return };
     let Ok(all) = runs(&state) else { return };
     let repository = app.repository_url().unwrap_or_default();
     for command in ["create", "restore", "verify"] {
-        let last = all.iter().find(|run| run.command == command && run.repository == repository);
+        // What was refused before it did anything tells nothing of how well things are.
+        let counts = |run: &&Run| {
+            run.command == command && run.repository == repository && !REFUSED.contains(&run.exit)
+        };
+        let last = all.iter().find(counts);
         let Some(Run { started, outcome, exit, error, .. }) = last else {
             findings.add(State::Ok, format!("last {command}"), "none is remembered here");
             continue;

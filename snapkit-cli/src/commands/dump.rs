@@ -44,6 +44,10 @@ pub(crate) async fn run(app: &App, args: DumpArgs) -> Result<Exit> {
     let Some(named) = spec.find(&snapshot)? else { return Ok(Exit::Done) };
     let artifact = match (named.artifact, named.source.artifacts.as_slice()) {
         (Some(artifact), _) | (None, [artifact]) => artifact,
+        (None, []) => {
+            let what = format!("the source {} has nothing in this snapshot", named.source.name);
+            return Err(Error::new(Reason::NotFound, what));
+        }
         (None, _) => {
             return Err(Error::invalid(format!(
                 "the source {} has several artifacts, one must be named: {}",
@@ -98,7 +102,9 @@ async fn write(app: &App, mut content: ByteStream) -> Result<()> {
         }))
         .await?;
         if app.output.is_closed() {
-            break;
+            // What was read of it is not all of it, and a pipeline would take it for that.
+            let what = "standard output was closed before all was written to it";
+            return Err(Error::new(Reason::Io, what).with_hint(""));
         }
     }
     Ok(())

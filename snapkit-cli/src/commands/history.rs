@@ -7,6 +7,7 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::format::{seconds, table, time};
 use crate::history::{Run, bury, runs};
+use crate::location::without_credentials;
 
 /// Show the creates, restores and verifies that were run here, and how they ended
 ///
@@ -36,6 +37,7 @@ pub(crate) fn run(app: &App, args: &HistoryArgs) -> Result<Exit> {
         )));
     }
     let repository = app.repository_url().ok().filter(|_| !args.all);
+    let repository = repository.as_deref().map(without_credentials);
     let wants = |run: &Run| {
         (!args.failed || run.exit != 0)
             && args.command.as_ref().is_none_or(|command| *command == run.command)

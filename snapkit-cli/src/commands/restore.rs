@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use snapkit_core::engine::{RestoreOptions, RestoreSummary, RestoreTo, Selection, SourceRestored};
+use snapkit_core::engine::{
+    Occasion, Operation, RestoreOptions, RestoreSummary, RestoreTo, Selection, SourceRestored,
+};
 use snapkit_core::error::Result;
 use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
@@ -91,9 +93,28 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     if let RestoreTo::Directory(dir) = &to {
         own.check_target(dir)?;
     }
-    let repository = app.open_repository().await?;
-    let ledger = app.ledger(&repository).await?;
-    let snapshot = &app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
+    // What stops and starts services is for the places where these look.
+    let (hooks, probes) = match (args.target.is_none() || args.hooks) && !args.no_hooks {
+        true => (app.hooks()?, app.probes()?),
+        false => (None, Vec::new()),
+    };
+    let found = async {
+        let repository = app.open_repository().await?;
+        let ledger = app.ledger(&repository).await?;
+        let snapshot = app.snapshot(&repository, &ledger, &spec.snapshot, &scope).await?;
+        Result::Ok((repository, snapshot))
+    };
+    let (repository, snapshot) = match found.await {
+        Ok(found) => found,
+        Err(e) => {
+            let stack = scope.stack.as_deref().unwrap_or_default();
+            let set = scope.set.as_deref().unwrap_or_default();
+            let hooks = hooks.filter(|_| !args.dry_run);
+            app.give_up(hooks, Occasion::new(Operation::Restore, stack, set), &e).await;
+            return Err(e);
+        }
+    };
+    let snapshot = &snapshot;
 
     let mut options = RestoreOptions::new(to, app.places.state()?.join(RECOVERY));
     let named = spec.find(snapshot)?;
@@ -108,11 +129,8 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     options.trusted = args.trusted;
     options.allow_damage = args.allow_damage;
 
-    // What stops and starts services is for the places where these look.
-    if (args.target.is_none() || args.hooks) && !args.no_hooks {
-        options.hooks = app.hooks()?;
-        options.probes = app.probes()?;
-    }
+    options.hooks = hooks;
+    options.probes = probes;
     app.note_run(|run| {
         run.stack = Some(snapshot.stack.clone());
         run.set = Some(snapshot.set.clone());
@@ -162,7 +180,10 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     }
     tell(app, &summary, &options);
     app.output.document(&summary)?;
-    app.note_run(|run| summary.verdict.as_str().clone_into(&mut run.outcome));
+    app.note_run(|run| {
+        summary.verdict.as_str().clone_into(&mut run.outcome);
+        run.error = why(&summary);
+    });
     let failed = summary.failed.iter().chain(&summary.hooks_failed);
     failed.clone().for_each(|e| app.output.failure_after(e));
     if let Some(e) = failed.clone().next() {
@@ -179,6 +200,22 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     } else {
         summary.verdict.into()
     })
+}
+
+/// What differs, in a line, if something does.
+fn why(summary: &RestoreSummary) -> Option<String> {
+    let sources = summary.sources.iter().flat_map(|source| {
+        source
+            .comparison
+            .differences
+            .iter()
+            .map(|d| format!("{}: {} differs", source.source, d.fact))
+    });
+    let probes = summary.probes.iter().filter_map(|probe| {
+        probe.failure.as_ref().map(|failure| format!("probe {} failed: {failure}", probe.name))
+    });
+    let all: Vec<_> = sources.chain(probes).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// The places that a source is put back to, if that can be told.

@@ -221,9 +221,9 @@ fn snapshots() {
     $ snapkit show latest
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: there is no snapshot latest (among=any stack, host box, set full)
-    hint: none can be read any more: see the warnings; `snapkit doctor` tells more
-    --- exit 1
+    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
     === empty, cut short
     $ snapkit show latest
     --- stderr
@@ -248,9 +248,9 @@ fn snapshots() {
     $ snapkit show latest
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: there is no snapshot latest (among=any stack, host box, set full)
-    hint: none can be read any more: see the warnings; `snapkit doctor` tells more
-    --- exit 1
+    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
     ");
 }
 
@@ -337,4 +337,81 @@ fn configs() {
     hint: put the file config back from a copy; a new repository could not read what is here
     --- exit 4
     ");
+}
+
+/// A snapshot that this machine has seen, and that somebody took away, may be the one that is meant.
+#[test]
+fn the_newest_snapshot_is_gone() {
+    let env = TestEnv::with_snapshot();
+    env.write("work/data/a.txt", "newer\n");
+    assert!(env.run(["create", "-q", "data", "--name", "second"]).is_success());
+    let second =
+        env.run(["list", "--json"]).json()["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    fs::remove_file(env.path("repo/snapshots").join(&second)).unwrap();
+    assert_snapshot!(said(&env, &[
+        "restore latest --overwrite",
+        "restore @2100-01-01 --overwrite",
+        "dump latest:files",
+        "restore first --target out",
+        "verify -q --accept-loss",
+        "restore latest --target out2",
+    ]), @"
+    $ snapkit restore latest --overwrite
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
+    $ snapkit restore @2100-01-01 --overwrite
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what @2100-01-01 means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
+    $ snapkit dump latest:files
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
+    $ snapkit restore first --target out
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/out/files
+    --- stderr
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    $ snapkit verify -q --accept-loss
+    --- stdout
+    damaged: snapshots/[SNAPSHOT]: this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed
+      lost: [SNAPSHOT]
+    --- exit 4
+    $ snapkit restore latest --target out2
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/out2/files
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    ");
+    assert_eq!(env.read("work/data/a.txt"), "newer\n");
+}
+
+/// A copy of a repository has its own damage.
+#[test]
+fn damage_of_a_copy_is_not_that_of_the_original() {
+    let env = kept();
+    let pack = object(&env, "packs");
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&pack, bytes).unwrap();
+    let copy = env.path("kept");
+    assert_eq!(env.run(["verify", "-q", "--read-data"]).code(), Some(4));
+    let repo = ["-r", copy.to_str().unwrap()];
+    let created = env.run(["create", "-q", "data"].into_iter().chain(repo));
+    assert_snapshot!(created, @"--- exit 0");
+    let told = env.run(["create", "data"]);
+    assert!(told.stderr.contains("was found damaged by a verify"), "{told}");
 }

@@ -299,7 +299,25 @@ fn runs_that_were_killed_are_remembered() {
 fn a_doctor_names_what_is_wrong() {
     let env = changed();
     let well = env.run(["doctor", "--max-age", "1h", "--max-growth", "10%"]);
-    assert!(well.is_success(), "{well}");
+    assert_snapshot!(well, @"
+    --- stdout
+    ok       local state: [DIR]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: [DIR]/home/.cache/snapkit, [SIZE] are free
+    ok       repository: [DIR]/repo, [SIZE] are free
+    ok       repository: [HEX] at [DIR]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 1 snapshot
+    ok       shop@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       source app: sqlite, ready to be captured
+    ok       source files: files, ready to be captured
+    ok       last create: [TIME], complete
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    nothing is wrong
+    --- exit 0
+    ");
     assert_snapshot!(env.run(["doctor", "-q"]), @"--- exit 0");
     std::fs::remove_file(env.path("work/app.db")).unwrap();
     std::fs::remove_dir_all(env.path("work/data/sub")).unwrap();
@@ -322,13 +340,57 @@ fn a_doctor_names_what_is_wrong() {
     std::fs::remove_file(env.path("work/data/sub/b.bin")).unwrap();
     assert!(env.run(["create", "-q", "data"]).is_success());
     let shrunk = env.run(["doctor", "--max-growth", "50%"]);
-    assert_eq!(shrunk.code(), Some(4), "{shrunk}");
-    assert!(shrunk.text().contains("-99 %"), "{shrunk}");
+    assert_snapshot!(shrunk, @"
+    --- stdout
+    ok       local state: /tmp/[RANDOM]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: /tmp/[RANDOM]/home/.cache/snapkit, [SIZE] are free
+    ok       repository: /tmp/[RANDOM]/repo, [SIZE] are free
+    ok       repository: [HEX] at /tmp/[RANDOM]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 3 snapshots
+    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    problem  data-[HEX]@box (full): it holds 6 B, the one before it 781.3 KiB: -99 %
+    ok       last create: [TIME], complete
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    1 problem found
+    --- exit 4
+    ");
     assert_eq!(env.run(["doctor", "--max-growth", "much"]).code(), Some(2));
     std::fs::remove_dir_all(env.path("repo")).unwrap();
     let lost = env.run(["doctor"]);
-    assert_eq!(lost.code(), Some(4), "{lost}");
-    assert!(lost.text().contains("problem  repository:"), "{lost}");
+    assert_snapshot!(lost, @"
+    --- stdout
+    ok       local state: /tmp/[RANDOM]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: /tmp/[RANDOM]/home/.cache/snapkit, [SIZE] are free
+    problem  repository: the repository that this machine knows at this place is not there (location=/tmp/[RANDOM]/repo); is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    ok       last create: [TIME], complete
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    1 problem found
+    --- exit 4
+    ");
+}
+
+/// A restore that was refused did nothing, a set has its own schedule, and a warning is no all-clear.
+#[test]
+fn a_doctor_judges_what_counts() {
+    let env = changed();
+    assert_eq!(env.run(["restore", "latest"]).code(), Some(11));
+    assert_snapshot!(env.run(["doctor", "-q"]), @"--- exit 0");
+    let made = env.run(["create", "-q", "--set", "config"]);
+    assert!(made.is_success(), "{made}");
+    for (set, expected) in [("full", 0), ("config", 0), ("other", 4)] {
+        let doctor = env.run(["doctor", "-q", "--max-age", "1h", "--set", set]);
+        assert_eq!(doctor.code(), Some(expected), "{doctor}");
+    }
+    std::fs::remove_file(env.path("work/app.db")).unwrap();
+    assert!(!env.run(["create"]).is_success());
+    let told = env.run(["doctor", "--no-sources"]).stderr;
+    assert_eq!(told, "nothing is wrong, but 1 warning should be looked at\n");
 }
 
 #[test]
@@ -384,10 +446,19 @@ fn shells_and_man_learn_the_arguments() {
     let pages = env.path("pages");
     std::fs::create_dir(&pages).unwrap();
     let made = env.run(["man", pages.to_str().unwrap()]);
-    assert!(made.is_success(), "{made}");
+    assert_snapshot!(made, @"
+    --- stderr
+    18 pages in [DIR]/pages
+    --- exit 0
+    ");
     let page = env.read("pages/snapkit-restore.1");
     assert!(page.contains(".TH") && page.contains("overwrite"), "{page}");
-    assert_eq!(env.run(["man", "nowhere"]).code(), Some(1));
+    assert_snapshot!(env.run(["man", "nowhere"]), @"
+    --- stderr
+    error: cannot write nowhere/snapkit.1
+      caused by: No such file or directory (os error 2)
+    --- exit 1
+    ");
 }
 
 #[test]
@@ -413,6 +484,20 @@ fn paths_come_from_a_list() {
     --- exit 2
     ");
     assert_eq!(env.run(["create", "--files-from", "gone"]).code(), Some(1));
+    // What has gone since the list was made is not there to be captured; the rest is.
+    env.write("work/list", "data/a.txt\ndata/gone\ndata/gone.db\n");
+    assert_snapshot!(env.run(["create", "-q", "--files-from", "list"]), @"
+    --- stderr
+    warning: files: [DIR-IN-TREE]/work/data/gone: what is to be captured does not exist (path=[DIR]/work/data/gone)
+    warning: files: [DIR-IN-TREE]/work/data/gone.db: what is to be captured does not exist (path=[DIR]/work/data/gone.db)
+    warning: 2 things were not captured; `snapkit show [HEX]` lists them
+    --- exit 3
+    ");
+    assert_snapshot!(env.run(["create", "-q", "data/a.txt", "data/gone"]), @"
+    --- stderr
+    error: there is nothing at this path (path=data/gone)
+    --- exit 1
+    ");
 }
 
 #[test]

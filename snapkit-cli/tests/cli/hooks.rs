@@ -199,7 +199,7 @@ fn probes_count_in_the_verdict() {
     --- stdout
     files (files): match, 6 facts hold, 10 B to [DIR]/work/data
     probe there: passed
-    probe ./works: failed: it failed: exit status: 1 (said=no such table)
+    probe ./works: failed: exit status: 1 (said=no such table)
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]
     probe ./works: no such table
@@ -210,6 +210,24 @@ fn probes_count_in_the_verdict() {
     script(&env, "works", "true");
     std::fs::remove_dir_all(env.path("work/data")).unwrap();
     assert_snapshot!(env.run(["restore", "latest", "-q"]), @"--- exit 0");
+}
+
+/// What keeps a restore from beginning is told while there is time to mend it, and what differed is remembered.
+#[test]
+fn probes_are_looked_at_early_and_remembered() {
+    let env = stack("[[probe]]\nname = \"works\"\nrun = [\"false\"]\nwithin = \"0s\"");
+    assert!(env.run(["create", "-q"]).is_success());
+    std::fs::remove_dir_all(env.path("work/data")).unwrap();
+    assert_eq!(env.run(["restore", "-q", "latest"]).code(), Some(4));
+    let history = env.run(["history", "--command", "restore"]).text();
+    assert!(history.contains("probe works failed: exit status: 1"), "{history}");
+    let text = env.read("work/snapkit.toml").replace("run = [\"false\"]", "");
+    env.write("work/snapkit.toml", text);
+    assert_snapshot!(env.run(["create", "-q"]), @"
+    --- stderr
+    warning: a restore would be refused because of the stack file: a probe has either `run` or `http` (file=[DIR]/work/snapkit.toml:9)
+    --- exit 0
+    ");
 }
 
 #[cfg(feature = "http")]
@@ -246,41 +264,249 @@ fn probes_ask_addresses() {
     env.write("work/snapkit.toml", text);
     std::fs::remove_dir_all(env.path("work/data")).unwrap();
     let differs = env.run(["restore", "latest"]);
-    assert_eq!(differs.code(), Some(4), "{differs}");
-    assert!(
-        differs.text().contains("probe health: failed: the answer has status 200"),
-        "{differs}"
-    );
+    assert_snapshot!(differs, @"
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/data
+    probe health: failed: the answer has status 200
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    differs in [DURATION]
+    --- exit 4
+    ");
     serving.join().unwrap();
     std::fs::remove_dir_all(env.path("work/data")).unwrap();
-    let gone = env.run(["restore", "latest"]);
-    assert!(gone.text().contains("the address does not answer"), "{gone}");
+    let gone =
+        env.run(["restore", "latest"]).to_string().replace(&address.to_string(), "[ADDRESS]");
+    assert_snapshot!(gone, @"
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/data
+    probe health: failed: the address does not answer: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    differs in [DURATION]
+    --- exit 4
+    ");
     assert!(!format!("{differs}{gone}").contains("hunter2"));
+}
+
+#[cfg(feature = "http")]
+#[test]
+fn what_an_address_answers_is_looked_at() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let mut slow = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1000];
+            let len = stream.read(&mut request).unwrap();
+            let asked = String::from_utf8_lossy(&request[..len]).into_owned();
+            match asked.split(' ').nth(1) {
+                Some("/slow") => slow.push(stream),
+                Some("/stop") => break,
+                _ => stream
+                    .write_all(
+                        b"HTTP/1.1 200 Fine\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmeow",
+                    )
+                    .unwrap(),
+            }
+        }
+    });
+    let env = stack(&format!(
+        "[[probe]]\nname = \"says\"\nhttp = \"http://{address}/\"\ncontains = \"woof\"\nwithin = \"0s\"\n\
+         [[probe]]\nname = \"slow\"\nhttp = \"http://{address}/slow\"\ntimeout = \"200ms\"\nwithin = \"0s\"\n"
+    ));
+    assert!(env.run(["create", "-q"]).is_success());
+    std::fs::remove_dir_all(env.path("work/data")).unwrap();
+    assert_snapshot!(env.run(["restore", "latest"]), @r#"
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/data
+    probe says: failed: the answer does not contain "woof"
+    probe slow: failed: no answer within 200ms
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    differs in [DURATION]
+    --- exit 4
+    "#);
+    let mut last = std::net::TcpStream::connect(address).unwrap();
+    last.write_all(b"GET /stop HTTP/1.1\r\n\r\n").unwrap();
+    serving.join().unwrap();
 }
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    for (more, expected) in [
-        ("[[hook]]\non = \"before\"\nrun = [\"x\"]", "there is no moment \"before\""),
-        ("[[hook]]\non = \"failed\"", "missing field `run`"),
-        ("[[hook]]\non = \"failed\"\nrun = []", "`run` names no program"),
-        ("[[hook]]\non = []\nrun = [\"x\"]", "`on` names no moment"),
-        ("[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"soon\"", "`timeout`"),
-        ("[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"0s\"", "must not be nothing"),
-        ("[[hook]]\non = \"failed\"\nruns = [\"x\"]", "runs"),
-        ("[[probe]]\nname = \"x\"", "either `run` or `http`"),
-        ("[[probe]]\nrun = [\"x\"]\nstatus = 200", "for `http`"),
-        ("[[probe]]\nhttp = \"ftp://x\"", "write a URL such as"),
-        ("[[probe]]\nhttp = \"http://me:hunter2@host/\"", "credentials"),
-        ("[probe]\nhttp = \"http://x\"", "must be tables `[[probe]]`"),
+    let env = stack("");
+    let first = env.read("work/snapkit.toml");
+    let mut all = String::new();
+    for more in [
+        "[[hook]]\non = \"before\"\nrun = [\"x\"]",
+        "[[hook]]\non = \"failed\"",
+        "[[hook]]\non = \"failed\"\nrun = []",
+        "[[hook]]\non = []\nrun = [\"x\"]",
+        "[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"soon\"",
+        "[[hook]]\non = \"failed\"\nrun = [\"x\"]\ntimeout = \"0s\"",
+        "[[hook]]\non = \"failed\"\nruns = [\"x\"]",
+        "[[probe]]\nname = \"x\"",
+        "[[probe]]\nrun = [\"x\"]\nstatus = 200",
+        "[[probe]]\nrun = []",
+        "[[probe]]\nhttp = \"ftp://x\"",
+        "[[probe]]\nhttp = \"http:///x\"",
+        "[[probe]]\nhttp = \"http://me:hunter2@host/\"",
+        "[probe]\nhttp = \"http://x\"",
     ] {
-        let env = stack(more);
+        env.write("work/snapkit.toml", format!("{first}{more}"));
         let checked = env.run(["config", "check"]);
-        assert_eq!(checked.code(), Some(2), "{more}: {checked}");
-        assert!(checked.stderr.contains(expected), "{more}: {checked}");
-        assert!(checked.stderr.contains("snapkit.toml:"), "{more}: {checked}");
         assert!(!checked.stderr.contains("hunter2"), "{checked}");
+        all += &format!("=== {}\n{checked}\n", more.replace("hunter2", "[SECRET]"));
     }
+    assert_snapshot!(all, @r#"
+    === [[hook]]
+    on = "before"
+    run = ["x"]
+    --- stderr
+    error: `on`: there is no moment "before"; moments are "before:freeze", "after:thaw", "before:restore", "after:restore", "failed", "finally" (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[hook]]
+    on = "failed"
+    --- stderr
+    error: `on`: missing field `run` (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[hook]]
+    on = "failed"
+    run = []
+    --- stderr
+    error: `run` names no program (file=[DIR]/work/snapkit.toml:12)
+    --- exit 2
+    === [[hook]]
+    on = []
+    run = ["x"]
+    --- stderr
+    error: `on` names no moment (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[hook]]
+    on = "failed"
+    run = ["x"]
+    timeout = "soon"
+    --- stderr
+    error: `timeout`: not a duration such as 10s, 500ms or 2m: "soon" (file=[DIR]/work/snapkit.toml:13)
+    --- exit 2
+    === [[hook]]
+    on = "failed"
+    run = ["x"]
+    timeout = "0s"
+    --- stderr
+    error: `timeout` must not be nothing: no program ends at once (file=[DIR]/work/snapkit.toml:13)
+    --- exit 2
+    === [[hook]]
+    on = "failed"
+    runs = ["x"]
+    --- stderr
+    error: unknown key `runs`; did you mean `run`? (file=[DIR]/work/snapkit.toml:12)
+    --- exit 2
+    === [[probe]]
+    name = "x"
+    --- stderr
+    error: a probe has either `run` or `http` (file=[DIR]/work/snapkit.toml:10)
+    --- exit 2
+    === [[probe]]
+    run = ["x"]
+    status = 200
+    --- stderr
+    error: `status` and `contains` are for `http`, and this probe runs "x" (file=[DIR]/work/snapkit.toml:12)
+    --- exit 2
+    === [[probe]]
+    run = []
+    --- stderr
+    error: `run` names no program (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[probe]]
+    http = "ftp://x"
+    --- stderr
+    error: `http`: write a URL such as http://127.0.0.1:8000/health (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[probe]]
+    http = "http:///x"
+    --- stderr
+    error: `http`: the URL names no host, or holds credentials (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [[probe]]
+    http = "http://me:[SECRET]@host/"
+    --- stderr
+    error: `http`: the URL names no host, or holds credentials (file=[DIR]/work/snapkit.toml:11)
+    --- exit 2
+    === [probe]
+    http = "http://x"
+    --- stderr
+    error: `probe` must be tables `[[probe]]` (file=[DIR]/work/snapkit.toml:10)
+    --- exit 2
+    "#);
+}
+
+/// Whoever wants to be told of a failure is told when there is no repository, no key, or no such snapshot.
+#[test]
+fn a_run_that_cannot_begin_is_told() {
+    let mut env = stack("[[hook]]\non = \"failed\"\nrun = [\"./why\"]");
+    script(&env, "why", "echo \"$SNAPKIT_ERROR ${SNAPKIT_SNAPSHOT:-without a snapshot}\" >> log");
+    assert!(env.run(["create", "-q"]).is_success());
+    std::fs::remove_file(env.path("work/log")).unwrap();
+    std::fs::rename(env.path("repo"), env.path("away")).unwrap();
+    assert_snapshot!(env.run(["create", "-q"]), @"
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=[DIR]/repo)
+    hint: is its disk mounted? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    ");
+    assert_snapshot!(log(&env), @"
+    failed create of shop (full), no-repository
+    the repository that this machine knows at this place is not there (location=[DIR]/repo) without a snapshot
+    finally create of shop (full), no-repository
+    ");
+    assert!(!env.run(["create", "-q", "--dry-run"]).is_success());
+    assert!(!env.run(["create", "-q", "data"]).is_success());
+    assert!(!env.path("work/log").exists());
+    std::fs::rename(env.path("away"), env.path("repo")).unwrap();
+    assert_snapshot!(env.run(["restore", "nobody", "--overwrite"]), @r#"
+    --- stderr
+    error: there is no snapshot "nobody"
+    hint: `snapkit list` shows the snapshots there are
+    --- exit 1
+    "#);
+    assert_snapshot!(log(&env), @r#"
+    failed restore of shop (full), no-snapshot
+    there is no snapshot "nobody" without a snapshot
+    finally restore of shop (full), no-snapshot
+    "#);
+    env.set("SNAPKIT_KEY_FILE", "/none");
+    assert_snapshot!(env.run(["create", "-q"]), @"
+    --- stderr
+    error: the key file does not exist (path=/none)
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    ");
+    assert_snapshot!(log(&env), @"
+    failed create of shop (full), no-key
+    the key file does not exist (path=/none) without a snapshot
+    finally create of shop (full), no-key
+    ");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./none\"]");
+    env.write("work/plain", "x");
+    assert_snapshot!(env.run(["create"]), @"
+    --- stderr
+    error: hook before:freeze cannot be started (program=./none): No such file or directory (os error 2)
+    --- exit 1
+    ");
+    let text = env.read("work/snapkit.toml").replace("./none", "./plain");
+    env.write("work/snapkit.toml", text);
+    assert_snapshot!(env.run(["create"]), @"
+    --- stderr
+    error: hook before:freeze cannot be started (program=./plain): Permission denied (os error 13)
+    --- exit 1
+    ");
 }
 
 #[test]

@@ -5,13 +5,16 @@
 
 mod create;
 mod damaged;
+mod databases;
 mod everyday;
 mod hooks;
 mod init;
 mod inside;
 mod json;
 mod keys;
+mod limits;
 mod list;
+mod machine;
 mod own;
 mod process;
 mod refused;
@@ -20,4 +23,5 @@ mod s3;
 mod stack;
 mod support;
 mod terminal;
+mod trees;
 mod verify;

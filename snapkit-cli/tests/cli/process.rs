@@ -282,3 +282,77 @@ fn what_is_done_can_be_logged() {
     env.unset("SNAPKIT_LOG");
     assert!(env.run(["list", "-vv"]).is_success());
 }
+
+/// The first signal is answered at once.
+#[test]
+fn a_signal_is_answered() {
+    let env = TestEnv::with_repository();
+    let mut command = env.command(["create", "--stdin", "dump.sql"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    // It has begun when its session is there.
+    let clock = System::new();
+    while env.files("repo/sessions", "").is_empty() {
+        assert!(clock.monotonic() < Duration::from_secs(20), "it does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(&child, "TERM");
+    let told = CommandOutput::from(child.wait_with_output().unwrap()).to_string();
+    // What it was doing just then is said, too.
+    assert_snapshot!(told.replace(" (artifact=dump.sql, source=dump.sql)", ""), @"
+    --- stderr
+    stopping; a second signal ends at once
+    error: cancelled
+    --- exit 130
+    ");
+}
+
+/// Content that is cut is not what was asked for: a pipeline must not take it for that.
+#[test]
+fn content_that_nobody_reads_to_its_end_is_an_error() {
+    let env = TestEnv::with_large_file();
+    let place = format!("first:files/tree/{}", env.in_tree("data/sub/b.bin"));
+    let mut child = env
+        .command(["dump", &place])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let told: CommandOutput = child.wait_with_output().unwrap().into();
+    assert_snapshot!(told, @"
+    --- stderr
+    error: standard output was closed before all was written to it
+    --- exit 1
+    ");
+}
+
+/// An error that cannot be told as a document where it belongs is told elsewhere.
+#[test]
+fn a_document_that_cannot_be_written_is_not_lost() {
+    let env = TestEnv::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let told = env.command(["--json", "list"]).stdout(full).output().unwrap();
+    assert_snapshot!(CommandOutput::from(told), @r#"
+    --- stderr
+    {"error":{"causes":["No such file or directory (os error 2)"],"context":{"path":"[DIR]/repo"},"hint":"create one with `snapkit init`, or check the path or URL","kind":"not-found","message":"there is no such directory","reason":"no-repository"}}
+    --- exit 10
+    "#);
+}
+
+/// What somebody has put into a URL by mistake is not kept.
+#[test]
+fn credentials_in_a_url_are_not_remembered() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    let mut all = String::new();
+    for url in
+        ["s3://AKIA:hunter2@bucket/x", "file://me:hunter2@host/x", "https://me:hunter2@host/"]
+    {
+        all += &format!("{}\n", env.run(["create", "-r", url, "data"]));
+    }
+    all += &env.run(["history", "--all", "--json"]).text();
+    assert!(!all.contains("hunter2"), "{all}");
+    let history = env.read("home/.local/state/snapkit/history");
+    assert!(history.contains("s3://…@bucket/x") && !history.contains("hunter2"), "{history}");
+}

@@ -867,6 +867,55 @@ fn a_damaged_database() {
     ");
 }
 
+/// Where the schema is damaged, nothing of it can be told.
+#[test]
+fn a_damaged_schema() {
+    let env = TestEnv::with_repository();
+    env.database("work/app.db", 3000);
+    let path = env.path("work/app.db");
+    let sound = fs::read(&path).unwrap();
+    let mut all = String::new();
+    for (what, range) in [("header", 16..60), ("first page", 100..120), ("schema", 4000..4096)] {
+        let mut bytes = sound.clone();
+        bytes[range].fill(0xee);
+        fs::write(&path, bytes).unwrap();
+        all += &format!("=== {what}\n{}", said(&env, &["create app.db"]));
+    }
+    fs::write(&path, &sound[..5000]).unwrap();
+    all += &format!("=== cut short\n{}", said(&env, &["create app.db"]));
+    assert_snapshot!(all, @"
+    === header
+    $ snapkit create app.db
+    --- stderr
+    error: not a SQLite database, or an encrypted one (path=[DIR]/work/app.db, source=app)
+    --- exit 2
+    === first page
+    $ snapkit create app.db
+    --- stderr
+    error: cannot read the database: the database is damaged (path=[DIR]/work/app.db, source=app)
+      caused by: database disk image is malformed
+      caused by: Error code 11: database disk image is malformed
+    hint: `PRAGMA integrity_check` in sqlite3 tells more; restore the database from a snapshot, or save what can be read with `.recover`
+    --- exit 4
+    === schema
+    $ snapkit create app.db
+    --- stderr
+    error: cannot read the database: the database is damaged (path=[DIR]/work/app.db, source=app)
+      caused by: database disk image is malformed
+      caused by: Error code 11: database disk image is malformed
+    hint: `PRAGMA integrity_check` in sqlite3 tells more; restore the database from a snapshot, or save what can be read with `.recover`
+    --- exit 4
+    === cut short
+    $ snapkit create app.db
+    --- stderr
+    error: cannot read the database: the database is damaged (path=[DIR]/work/app.db, source=app)
+      caused by: database disk image is malformed
+      caused by: Error code 11: database disk image is malformed
+    hint: `PRAGMA integrity_check` in sqlite3 tells more; restore the database from a snapshot, or save what can be read with `.recover`
+    --- exit 4
+    ");
+}
+
 /// What stands in the place of a file of ours, such as a pipe, keeps nobody waiting.
 #[test]
 fn pipes_in_the_place_of_our_files() {

@@ -289,3 +289,119 @@ fn each_refusal_of_a_store_is_understood() {
         ");
     });
 }
+
+/// Stores differ: where a put under a condition is any put, that is told, and the repository still works.
+#[test]
+fn a_store_without_conditions_is_warned_of() {
+    let scene = Scene::without_repository();
+    scene.server.trouble(|r| r.create_only.then_some(S3Trouble::Unconditional));
+    scene.env.sample();
+    scene.env.database("work/app.db", 10);
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[HOST]");
+    let _host = settings.bind_to_scope();
+    insta::assert_snapshot!(scene.env.run(["init"]), @"
+    --- stderr
+    made repository [HEX] in s3://backups/shop at [HOST]
+    its key is the file [DIR]/home/.config/snapkit/[HEX].key
+    without this file nobody can read the repository: keep a copy of it in another place
+    warning: the store does not honour create-only puts: commits rely on time windows
+    --- exit 0
+    ");
+    scene.create();
+    insta::assert_snapshot!(scene.env.run(["list", "-q"]), @"
+    --- stdout
+    ID        TIME                  SET   STACK@HOST                NAME  SIZE     VERDICT
+    [HEX]  [TIME]  full  app.db+data-[HEX]@box        8.0 KiB  complete
+    --- stderr
+    warning: the store does not honour create-only puts: commits rely on time windows
+    --- exit 0
+    ");
+    scene.assert_comes_back();
+}
+
+/// Profiles that cannot be used, and settings that the client refuses.
+#[test]
+fn settings_that_cannot_be_used() {
+    let mut scene = Scene::without_repository();
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[HOST]");
+    let _host = settings.bind_to_scope();
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+        scene.env.unset(name);
+    }
+    scene.env.set("AWS_PROFILE", "shop");
+    let mut all = String::new();
+    for (what, text) in [
+        ("another process", "[profile shop]\ncredential_process = /bin/true\n"),
+        ("single sign-on", "[profile shop]\nsso_session = main\n"),
+        ("a role", "[profile shop]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = default\n"),
+        ("half a key", "[profile shop]\naws_access_key_id = AKID\n"),
+    ] {
+        scene.env.write("home/.aws/config", text);
+        writeln!(all, "=== {what}\n{}", scene.env.run(["list"])).unwrap();
+    }
+    scene.env.write("home/.aws/config", "");
+    let config = std::fs::File::options().write(true).open(scene.env.path("home/.aws/config"));
+    config.unwrap().set_len(1 << 30).unwrap();
+    writeln!(all, "=== a gibibyte\n{}", scene.env.run(["list"])).unwrap();
+    std::fs::remove_file(scene.env.path("home/.aws/config")).unwrap();
+    scene.env.unset("AWS_PROFILE");
+    for (name, value) in scene.server.variables() {
+        scene.env.set(&name, &value);
+    }
+    for (name, value) in [
+        ("AWS_SERVER_SIDE_ENCRYPTION", "rot13"),
+        ("AWS_ALLOW_HTTP", "perhaps"),
+        ("AWS_CONDITIONAL_PUT", "odd"),
+        ("AWS_CA_BUNDLE", "/none"),
+    ] {
+        scene.env.set(name, value);
+        writeln!(all, "=== {name}={value}\n{}", scene.env.run(["list"])).unwrap();
+        scene.env.unset(name);
+    }
+    insta::assert_snapshot!(all, @r#"
+    === another process
+    --- stderr
+    error: the profile shop gets its credentials by `credential_process`, which is not known here; run `eval "$(aws configure export-credentials --profile shop --format env)"` first, and unset AWS_PROFILE
+    --- exit 1
+    === single sign-on
+    --- stderr
+    error: the profile shop gets its credentials by `sso_session`, which is not known here; run `eval "$(aws configure export-credentials --profile shop --format env)"` first, and unset AWS_PROFILE
+    --- exit 1
+    === a role
+    --- stderr
+    error: the profile shop gets its credentials by `role_arn`, which is not known here; run `eval "$(aws configure export-credentials --profile shop --format env)"` first, and unset AWS_PROFILE
+    --- exit 1
+    === half a key
+    --- stderr
+    error: the store cannot be used like this (location=s3://backups/shop at [HOST])
+      caused by: Generic S3 error: Missing SecretAccessKey
+      caused by: Missing SecretAccessKey
+    --- exit 2
+    === a gibibyte
+    --- stderr
+    error: the file is too large (path=[DIR]/home/.aws/config)
+    --- exit 2
+    === AWS_SERVER_SIDE_ENCRYPTION=rot13
+    --- stderr
+    error: the store cannot be used like this (location=s3://backups/shop at [HOST])
+      caused by: Generic S3 error: Invalid encryption type: rot13. Valid values are "AES256", "sse:kms", "sse:kms:dsse" and "sse-c".
+      caused by: Invalid encryption type: rot13. Valid values are "AES256", "sse:kms", "sse:kms:dsse" and "sse-c".
+    --- exit 2
+    === AWS_ALLOW_HTTP=perhaps
+    --- stderr
+    error: there is no snapkit repository here (location=s3://backups/shop at [HOST])
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
+    === AWS_CONDITIONAL_PUT=odd
+    --- stderr
+    error: there is no snapkit repository here (location=s3://backups/shop at [HOST])
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
+    === AWS_CA_BUNDLE=/none
+    --- stderr
+    error: AWS_CA_BUNDLE is not known here: add the certificate to those that the system trusts, and unset it
+    --- exit 1
+    "#);
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use insta::assert_snapshot;
 
-use crate::support::{CommandOutput, TestEnv};
+use crate::support::{CommandOutput, TestEnv, said};
 
 const STACK: &str = r#"
 [repo]
@@ -149,6 +149,25 @@ fn a_source_that_may_fail_is_left_out() {
     --- exit 3
     ");
 
+    assert_snapshot!(said(&env, &["restore latest:app --target out", "dump latest:app", "ls latest:app"]), @"
+    $ snapkit restore latest:app --target out
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    warning: the snapshot is partial: of the source app, 1 thing was not captured
+    error: the capture of this source had failed: there is nothing to restore
+    --- exit 1
+    $ snapkit dump latest:app
+    --- stderr
+    error: the source app has nothing in this snapshot
+    --- exit 1
+    $ snapkit ls latest:app
+    --- exit 0
+    ");
+    assert_snapshot!(env.run(["create", "--stack-name", "other"]), @"
+    --- stderr
+    error: --stack-name is for paths: a stack file names its stack with `name`
+    --- exit 2
+    ");
     env.write("shop/snapkit.toml", STACK);
     assert_snapshot!(env.run(["create"]), @"
     --- stderr

@@ -10,6 +10,8 @@ use std::time::Duration;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use insta::assert_snapshot;
+
 use crate::support::TestEnv;
 
 /// A terminal with a program on it, and what it shows.
@@ -97,34 +99,73 @@ fn a_passphrase_is_asked_for_and_not_shown() {
     }
 }
 
-#[test]
-fn two_passphrases_that_differ_make_nothing() {
-    let env = TestEnv::new();
+/// What is shown when each question is answered so.
+fn typed(env: &TestEnv, args: &[&str], answers: &[(&str, &[u8])]) -> String {
     let (mut terminal, end) = terminal();
-    let child = start(env.command(["init", "--passphrase"]), &end);
-    terminal.wait_for("new passphrase: ");
-    terminal.enter("hunter2");
-    terminal.wait_for("once more: ");
-    terminal.enter("hunter3");
+    let child = start(env.command(args), &end);
+    for (question, answer) in answers {
+        terminal.wait_for(question);
+        terminal.keyboard.write_all(answer).unwrap();
+        terminal.keyboard.write_all(b"\n").unwrap();
+    }
     let (shown, code) = terminal.end(child);
-    assert_eq!(code, Some(2), "{shown}");
-    assert!(shown.contains("the two passphrases differ"), "{shown}");
+    format!("{}--- exit {}\n", shown.replace('\r', ""), code.unwrap())
+}
+
+#[test]
+fn passphrases_that_make_nothing() {
+    let env = TestEnv::new();
+    let make = ["init", "--passphrase"];
+    let (first, again) = ("new passphrase: ", "once more: ");
+    let mut all = typed(&env, &make, &[(first, b"hunter2"), (again, b"hunter3")]);
+    all += &typed(&env, &make, &[(first, b"")]);
+    all += &typed(&env, &make, &[(first, b"\xff\xfe")]);
     assert!(!env.path("repo").exists());
+    assert_snapshot!(all, @"
+    new passphrase: 
+    once more: 
+    error: the two passphrases differ
+    --- exit 2
+    new passphrase: 
+    error: the passphrase is empty
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    new passphrase: 
+    error: the passphrase is not valid UTF-8
+    --- exit 2
+    ");
+}
+
+#[test]
+fn a_terminal_is_no_content() {
+    let env = TestEnv::with_snapshot();
+    let (terminal, end) = terminal();
+    let child = start(env.command(["create", "--stdin", "dump.sql"]), &end);
+    let (shown, code) = terminal.end(child);
+    assert_snapshot!(format!("{}--- exit {}", shown.replace('\r', ""), code.unwrap()), @"
+    error: standard input is a terminal: pipe something into it, such as `pg_dump shop | snapkit create --stdin shop.sql`
+    --- exit 2
+    ");
 }
 
 #[test]
 fn binary_content_is_not_shown() {
     let env = TestEnv::with_snapshot();
     let place = |path: &str| format!("first:files/tree/{}", env.in_tree(path));
-    for (path, expected) in [("data/a.txt", 0), ("data/sub/b.bin", 2)] {
+    let mut all = String::new();
+    for path in ["data/a.txt", "data/sub/b.bin"] {
         let (terminal, end) = terminal();
         let child =
             env.command(["dump", &place(path)]).stdout(end()).stderr(end()).spawn().unwrap();
         let (shown, code) = terminal.end(child);
-        assert_eq!(code, Some(expected), "{shown}");
-        let is_refused = shown.contains("binary content is not written to a terminal");
-        assert_eq!(is_refused, expected == 2, "{shown}");
+        all += &format!("{}--- exit {}\n", shown.replace('\r', ""), code.unwrap());
     }
+    assert_snapshot!(all, @"
+    hello
+    --- exit 0
+    error: binary content is not written to a terminal: redirect it
+    --- exit 2
+    ");
 }
 
 #[test]

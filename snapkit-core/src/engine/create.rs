@@ -114,7 +114,7 @@ impl Repository {
             id: session.id.clone(),
             open: !options.dry_run,
         };
-        let occasion = Occasion::new(Operation::Create, &session.id, &stack.name, &stack.set);
+        let occasion = Occasion::of(Operation::Create, &session.id, &stack.name, &stack.set);
         let hooks = stack.hooks.clone().filter(|_| !options.dry_run);
         let mut attendance = Attendance::new(cx, hooks, occasion);
         // A panic is an error here, so that the session ends on every path.

@@ -153,13 +153,14 @@ impl Cutting {
         let mut closed = Ok(());
         if let Some(gate) = gate {
             self.gate = Some(Arc::clone(gate));
-            closed = guarded(cx.run(gate.close(&cx))).await;
+            closed =
+                guarded(cx.run(gate.close(&cx))).await.map_err(|e| late(&self.cx, &cx, window, e));
         }
         if closed.is_ok() {
             for speed in [FreezeSpeed::Slow, FreezeSpeed::Instant] {
                 // Nobody is disturbed for a cut that is lost.
                 if !self.participants.iter().any(Participant::is_fatal) {
-                    self.freeze(&cx, speed).await;
+                    self.freeze(&cx, window, speed).await;
                 }
             }
         }
@@ -184,7 +185,8 @@ impl Cutting {
         Ok(this)
     }
 
-    async fn freeze(&mut self, cx: &Context, speed: FreezeSpeed) {
+    async fn freeze(&mut self, cx: &Context, window: Duration, speed: FreezeSpeed) {
+        let outer = self.cx.clone();
         let freezing =
             self.participants.iter_mut().filter(|p| p.source.info().freeze == speed).map(
                 |p| async {
@@ -192,7 +194,10 @@ impl Cutting {
                     p.frozen = true;
                     match guarded(cx.run(capture.freeze(cx))).await {
                         Ok(cut) => p.cut = Some(cut),
-                        Err(e) => p.failure = Some(e.with("source", &p.source.info().name)),
+                        Err(e) => {
+                            let e = late(&outer, cx, window, e);
+                            p.failure = Some(e.with("source", &p.source.info().name));
+                        }
                     }
                 },
             );
@@ -210,6 +215,18 @@ impl Cutting {
     pub(crate) async fn abort(&mut self) {
         abort_all(&self.cx, &mut self.participants).await;
     }
+}
+
+/// What is to be said when a window was too short, in the place of a limit that nobody knows.
+fn late(outer: &Context, cx: &Context, window: Duration, e: Error) -> Error {
+    // Not when the whole run is ending.
+    if e.reason() != Reason::TimedOut || outer.check().is_err() || cx.check().is_ok() {
+        return e;
+    }
+    let what = format!("the window of {window:?} in which all are to be frozen has passed");
+    Error::new(Reason::TimedOut, what).caused_by(e).with_hint(
+        "try again when less is going on, or make `window` in `[consistency]` of the stack file longer",
+    )
 }
 
 async fn thaw_all(cx: &Context, participants: &mut [Participant]) {

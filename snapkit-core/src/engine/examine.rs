@@ -51,7 +51,7 @@ impl Findings {
 
     pub(crate) fn lose(&mut self, object: &str, what: &str, lost: String) {
         let damage = self.add(object, what);
-        if damage.lost.last() == Some(&lost) {
+        if damage.lost.contains(&lost) {
             return;
         }
         damage.lost_count += 1;

@@ -233,7 +233,18 @@ impl Ledger {
 
     /// Nobody can say what a damaged line is of: it may be the one that is meant.
     fn check_newest(&self, spec: &str, found: Option<&Head>) -> Result<()> {
-        let newer = |id: &SnapshotId| found.is_none_or(|s| *id > s.id);
+        // Of two of one second nobody can say which is newer.
+        let newer = |id: &SnapshotId| found.is_none_or(|s| id.second() >= s.id.second());
+        // Nor of what one is that was here and is not any more.
+        if let Some(id) = self.gone.iter().find(|id| newer(id)) {
+            let what = format!(
+                "snapshot {id} was here and is gone without a trace, and may be what {spec} means; name an older \
+                 one to have it"
+            );
+            return Err(Error::new(Reason::ObjectMissing, what).with_hint(
+                "once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it",
+            ));
+        }
         match self.damaged.iter().find(|(id, _)| newer(id)) {
             None => Ok(()),
             Some((id, e)) => Err(Error::new(

@@ -83,8 +83,9 @@ pub struct Occasion {
     pub moment: Moment,
     /// What the run does.
     pub operation: Operation,
-    /// The snapshot that is being created or restored. One that is being created may never come to be.
-    pub snapshot: SnapshotId,
+    /// The snapshot that is being created or restored, unless the run failed before it had one. One that is being
+    /// created may never come to be.
+    pub snapshot: Option<SnapshotId>,
     /// The stack's name.
     pub stack: String,
     /// Which set of its sources.
@@ -98,17 +99,23 @@ pub struct Occasion {
 }
 
 impl Occasion {
-    pub(crate) fn new(operation: Operation, snapshot: &SnapshotId, stack: &str, set: &str) -> Self {
+    /// Of a run of a stack and a set, of which nothing more is known.
+    #[must_use]
+    pub fn new(operation: Operation, stack: &str, set: &str) -> Self {
         Self {
             moment: Moment::Finally,
             operation,
-            snapshot: snapshot.clone(),
+            snapshot: None,
             stack: stack.to_owned(),
             set: set.to_owned(),
             positions: BTreeMap::new(),
             verdict: None,
             failure: None,
         }
+    }
+
+    pub(crate) fn of(operation: Operation, snapshot: &SnapshotId, stack: &str, set: &str) -> Self {
+        Self { snapshot: Some(snapshot.clone()), ..Self::new(operation, stack, set) }
     }
 
     /// Take over the positions that sources pinned.
@@ -137,6 +144,17 @@ pub trait Probe: Debug + Send + Sync + 'static {
 
     /// An error says what does not work. Limits its own time.
     async fn probe(&self, cx: &Context) -> Result<()>;
+}
+
+/// Run what is due after a run that failed before the engine had anything to do with it, because there is no
+/// repository or no key. Gives what the hooks did not manage.
+pub async fn give_up(
+    cx: &Context,
+    hooks: Arc<dyn Hooks>,
+    occasion: Occasion,
+    failure: &Error,
+) -> Vec<Error> {
+    Attendance::new(cx, Some(hooks), occasion).end(Some(failure)).await
 }
 
 /// The hooks of one run, with what is still due.

@@ -60,16 +60,22 @@ fn unsealed(line: &str) -> Option<&str> {
 const MARKER: &str = "marker";
 const ACCEPTED: &str = "accepted";
 
+fn short_hash(location: &str) -> String {
+    blake3::hash(location.as_bytes()).to_hex()[..32].to_owned()
+}
+
 /// The local state of one repository.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     state: PathBuf,
     repository: RepositoryId,
+    /// What stands for where it is: a copy has the same identity, and may have other damage.
+    place: String,
 }
 
 impl Local {
-    pub(crate) fn new(state: PathBuf, repository: RepositoryId) -> Self {
-        Self { state, repository }
+    pub(crate) fn new(state: PathBuf, repository: RepositoryId, location: &str) -> Self {
+        Self { state, repository, place: short_hash(location) }
     }
 
     /// The directory of this repository's state.
@@ -78,8 +84,11 @@ impl Local {
     }
 
     fn location_file(&self, location: &str) -> PathBuf {
-        let hash = blake3::hash(location.as_bytes()).to_hex();
-        self.state.join("locations").join(&hash[..32])
+        self.state.join("locations").join(short_hash(location))
+    }
+
+    fn damaged_file(&self) -> String {
+        format!("damaged-{}", self.place)
     }
 
     /// Compare a place with what was there before, and remember it.
@@ -127,7 +136,7 @@ impl Local {
 
     /// The packs that were found damaged.
     pub(crate) async fn damaged_packs(&self, cx: &Context) -> Result<BTreeSet<PackId>> {
-        let text = self.read(cx, "damaged").await?;
+        let text = self.read(cx, &self.damaged_file()).await?;
         Ok(text.lines().filter_map(|l| l.parse().ok()).collect())
     }
 
@@ -164,7 +173,7 @@ impl Local {
             return Ok(());
         }
         let text: String = now.iter().map(|id| format!("{id}\n")).collect();
-        let file = self.dir().join("damaged");
+        let file = self.dir().join(self.damaged_file());
         cx.blocking(move || write_file(&file, text.as_bytes())).await
     }
 

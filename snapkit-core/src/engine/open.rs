@@ -80,7 +80,7 @@ impl Repository {
         if in_memory(&made.location) {
             return Ok(());
         }
-        let local = Local::new(state, made.repository);
+        let local = Local::new(state, made.repository, &made.location);
         local.pin(cx, &made.location, made.fingerprint, true).await
     }
 
@@ -121,7 +121,7 @@ impl Repository {
             .with("found", fingerprint));
         }
         let credential = Arc::new(open_credential(cx, &sink, unlock, &config).await?);
-        let local = Local::new(options.state.clone(), config.repository);
+        let local = Local::new(options.state.clone(), config.repository, &location);
         if !in_memory(&location) {
             local.pin(cx, &location, fingerprint, options.accept_new_repository).await?;
         }
@@ -233,7 +233,10 @@ async fn open_credential(
         if count > MAX_CREDENTIALS {
             return Err(Error::new(
                 Reason::LimitExceeded,
-                "the repository has too many credentials",
+                format!(
+                    "none of the first {MAX_CREDENTIALS} credentials of the repository fits: remove from \
+                     `keys` what nobody uses"
+                ),
             ));
         }
         let file = match entry.get(cx, &**sink, MAX_CREDENTIAL as u64).await {

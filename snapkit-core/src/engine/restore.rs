@@ -119,7 +119,7 @@ impl Repository {
         options: &RestoreOptions,
     ) -> Result<RestoreSummary> {
         let mut occasion =
-            Occasion::new(Operation::Restore, &snapshot.id, &snapshot.stack, &snapshot.set);
+            Occasion::of(Operation::Restore, &snapshot.id, &snapshot.stack, &snapshot.set);
         occasion.learn(snapshot.sources.iter());
         let hooks = options.hooks.clone().filter(|_| !options.dry_run);
         let mut attendance = Attendance::new(cx, hooks, occasion);

@@ -465,9 +465,10 @@ impl TreeStore<'_> {
         Ok(())
     }
 
-    /// A problem of one entry does not stop the rest; a cancellation does.
+    /// A problem of one entry does not stop the rest. A cancellation does, and so does what is no problem of the
+    /// entry: without memory or file descriptors the next one would fare no better.
     fn problem(&mut self, growing: &mut Growing, path: EntryPath, error: Error) -> Result<()> {
-        if error.is_cancelled() && error.reason() == Reason::Cancelled {
+        if matches!(error.reason(), Reason::Cancelled | Reason::Unavailable) {
             return Err(error);
         }
         if error.reason() == Reason::NotFound {

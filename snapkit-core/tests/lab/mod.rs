@@ -21,15 +21,17 @@ use snapkit_core::engine::{
     RestoreSummary, RestoreTo, Stack, VerifyOptions, VerifyReport,
 };
 use snapkit_core::error::Result;
+use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::id::{ChunkId, PackId};
 use snapkit_core::index::segment;
 use snapkit_core::key::Key;
+use snapkit_core::ledger::line_key;
 use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::pack::{PackContents, parse_pack_key, read_pack};
 use snapkit_core::progress::Silent;
 use snapkit_core::registry::Registry;
-use snapkit_core::seal::WriterKeys;
+use snapkit_core::seal::{ObjectType, WriterKeys};
 use snapkit_core::sink::{PutMode, Sink};
 use snapkit_core::source::{Source, Target};
 use snapkit_testkit::double::{ScriptedContent, ScriptedFile, ScriptedSource};
@@ -175,6 +177,29 @@ impl Lab {
 
     pub(crate) async fn restore(&self, snapshot: &Snapshot) -> Result<RestoreSummary> {
         self.restore_with(snapshot, |_| {}).await
+    }
+
+    /// Put a snapshot's document into the ledger as whoever has a key can.
+    pub(crate) async fn commit(&self, snapshot: &Snapshot, document: &[u8]) {
+        let repository = self.open().await.unwrap();
+        let credential = repository.credential();
+        let key = line_key(&snapshot.id).unwrap();
+        let (header, sealer) =
+            credential.writer.begin(&self.cx, ObjectType::Snapshot, key.as_str()).unwrap();
+        let (mut table, mut frames) = (Vec::new(), Vec::new());
+        for (number, raw) in document.chunks(4 << 20).enumerate() {
+            let mut frame = FrameCodec::new(false).encode(raw, Effort::Level(3)).unwrap();
+            sealer.seal(number as u64, &mut frame).unwrap();
+            table.extend_from_slice(&u32::try_from(frame.len()).unwrap().to_le_bytes());
+            table.extend_from_slice(&u32::try_from(raw.len()).unwrap().to_le_bytes());
+            frames.extend_from_slice(&frame);
+        }
+        let mut object = header.encode();
+        object.extend_from_slice(&u32::try_from(table.len() / 8).unwrap().to_le_bytes());
+        object.extend_from_slice(&table);
+        object.extend_from_slice(&frames);
+        credential.signer.sign(key.as_str(), &mut object);
+        self.sink.put(&self.cx, &key, object.into(), PutMode::Overwrite).await.unwrap();
     }
 
     /// All snapshots of the ledger, the newest first.

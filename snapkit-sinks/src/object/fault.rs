@@ -85,6 +85,10 @@ pub(super) fn fault(e: &object_store::Error) -> Fault {
             let e = Error::new(Reason::InvalidConfig, "the store does not accept the request");
             Fault::Final(e.caused_by(Answer::new(&text)))
         }
+        Some(429 | 503) => {
+            let e = Error::new(Reason::Unavailable, BUSY);
+            Fault::Passing(e.caused_by(Answer::new(&text)))
+        }
         _ => {
             let e = Error::new(Reason::Unavailable, "the store has failed");
             Fault::Passing(e.caused_by(Answer::new(&text)))
@@ -94,6 +98,8 @@ pub(super) fn fault(e: &object_store::Error) -> Fault {
 
 const NO_CREDENTIALS: &str = "no credentials for the store were found: set AWS_ACCESS_KEY_ID and \
     AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role gives them";
+
+const BUSY: &str = "the store is too busy";
 
 const WRONG_REGION: &str = "the bucket is in another region: set AWS_REGION to its region";
 
@@ -129,7 +135,7 @@ fn known(code: &str) -> Option<(Reason, &'static str)> {
         | "Throttling"
         | "ThrottlingException"
         | "RequestLimitExceeded"
-        | "BandwidthLimitExceeded" => (Reason::Unavailable, "the store is too busy"),
+        | "BandwidthLimitExceeded" => (Reason::Unavailable, BUSY),
         "QuotaExceeded" | "StorageFull" | "XMinioStorageFull" => {
             (Reason::NoSpace, "the store has no space left")
         }

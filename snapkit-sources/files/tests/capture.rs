@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use insta::assert_snapshot;
+use snapkit_core::artifact::ArtifactName;
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::registry::Registry;
@@ -352,10 +354,15 @@ async fn a_replaced_file_is_read_as_it_is_unless_it_has_other_names() {
     let mut answers = Vec::new();
     for item in &found {
         if let TreeItem::Entry(entry, Content::Deferred) = item {
-            answers.push(read(&cx, &*tree, entry).await.unwrap_err().reason());
+            let e = read(&cx, &*tree, entry).await.unwrap_err();
+            let text = e.chain().replace(scratch.path().to_str().unwrap(), "[DIR]");
+            answers.push(format!("{text} ({})", e.reason()));
         }
     }
-    assert_eq!(answers, [Reason::NotFound, Reason::SourceChanged]);
+    assert_snapshot!(answers.join("\n"), @"
+    the file vanished (path=[DIR]/r/alone) (not-found)
+    the file changed while it was read; run it again when it is quiet (path=[DIR]/r/linked) (source-changed)
+    ");
 }
 
 #[tokio::test]
@@ -785,4 +792,29 @@ async fn what_has_no_length_is_not_stored_as_empty() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, entry_path(&at).display());
     assert_eq!((told(&excluded), told(&one)), (vec![], vec![]));
+}
+
+/// A source that nobody has given what reads databases says so, and what to do.
+#[tokio::test]
+async fn without_what_reads_databases() {
+    let cx = Context::system();
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("r");
+    write(&root.join("app.db"), "SQLite format 3\0");
+    let source = files(&[&root]);
+    let mut said = String::new();
+    for item in items(&cx, &source).await {
+        if let TreeItem::Problem(path, e) = item {
+            said += &format!("{}: {} ({})\n", path.display(), e.message(), e.reason());
+        }
+    }
+    let capture = source.capture(&cx, None).await.unwrap();
+    let e = capture.open(&cx, &ArtifactName::new("other").unwrap()).await.err().unwrap();
+    said += &format!("{} ({})\n", e.chain(), e.reason());
+    capture.abort(&cx).await.unwrap();
+    let said = said.replace(scratch.path().to_str().unwrap().trim_start_matches('/'), "[DIR]");
+    assert_snapshot!(said, @"
+    [DIR]/r/app.db: by its name this is a database, and nothing that reads databases is at hand; exclude it, or change `databases` (unsupported)
+    there is no artifact other (not-found)
+    ");
 }

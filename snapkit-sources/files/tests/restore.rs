@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bytes::Bytes;
-use snapkit_core::artifact::Body;
+use insta::assert_snapshot;
+use snapkit_core::artifact::{ArtifactName, Body};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason};
 use snapkit_core::facts::Facts;
@@ -475,6 +476,7 @@ async fn no_tree_leads_out_of_the_target() {
             }],
         ),
     ];
+    let mut said = String::new();
     for (what, items) in hostile {
         let target = scratch.path().join("target");
         fs::create_dir(&target).unwrap();
@@ -486,6 +488,8 @@ async fn no_tree_leads_out_of_the_target() {
             restore(&cx, &source, &request(&target, &source), Box::new(Scripted::new(items))).await;
         let e = result.expect_err(what);
         assert_eq!(e.reason(), Reason::Corrupt, "{what}: {e:?}");
+        let seen: Vec<_> = check.0.iter().map(|found| found.what.as_str()).collect();
+        said += &format!("{what}: {}\n  check: {}\n", e.chain(), seen.join("; "));
         let outside = matches!(what, "outside of the roots" | "an ancestor that is a link");
         assert!(outside || !check.0.is_empty(), "a check does not see: {what}");
         assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{what}");
@@ -494,6 +498,129 @@ async fn no_tree_leads_out_of_the_target() {
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 1, "{what}");
         assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o7777, 0o711, "{what}");
     }
+    let said = said.replace(scratch.path().to_str().unwrap(), "[DIR]");
+    assert_snapshot!(said, @"
+    through a link: an entry lies in something that is not a directory (entry=r/a/passwd)
+      check: an entry lies in something that is not a directory (entry=r/a/passwd)
+    a directory over a link: an entry is out of order, or there twice (entry=r/a)
+      check: an entry is out of order, or there twice (entry=r/a)
+    a link as the root: an entry lies in something that is not a directory (entry=r/passwd)
+      check: an entry lies in something that is not a directory (entry=r/passwd)
+    in a file: an entry lies in something that is not a directory (entry=r/a/b)
+      check: an entry lies in something that is not a directory (entry=r/a/b)
+    twice: an entry is out of order, or there twice (entry=r/a)
+      check: an entry is out of order, or there twice (entry=r/a)
+    out of order: an entry is out of order, or there twice (entry=r/a)
+      check: an entry is out of order, or there twice (entry=r/a)
+    outside of the roots: an entry lies outside of the roots (entry=s)
+      check: 
+    an ancestor that is a link: an entry lies outside of the roots (entry=q)
+      check: 
+    a hard link out: an entry lies outside of the roots (entry=etc/passwd)
+      check: a hard link names no earlier file (entry=etc/passwd)
+    a hard link to a later file: a hard link names something that is not earlier (entry=r/a)
+      check: a hard link names something that is not earlier (entry=r/a); a hard link names no earlier file (entry=r/b)
+    a hard link to a link: a hard link names something that is not a file (entry=r/b)
+      check: a hard link names no earlier file (entry=r/a)
+    a hard link through a link: an entry lies in something that is not a directory (entry=r/a/passwd)
+      check: a hard link names no earlier file (entry=r/a/passwd)
+    a hard link to a directory: a hard link names something that is not a file (entry=r/b)
+      check: a hard link names no earlier file (entry=r/a)
+    stretches behind the end: a stretch of a sparse file lies behind its end (entry=r/a)
+      check: a stretch of a sparse file lies behind its end (entry=r/a)
+    stretches that overlap: the stretches of a sparse file overlap or are empty (entry=r/a)
+      check: the stretches of a sparse file overlap or are empty (entry=r/a)
+    stretches without end: a file is larger than a file can be (entry=r/a)
+      check: a file is larger than a file can be (entry=r/a)
+    too little content: content is 3 bytes long instead of 4 (entry=r/a)
+      check: content is 3 bytes long instead of 4 (entry=r/a)
+    too much content: content is 3 bytes long instead of 2 (entry=r/a)
+      check: content is 3 bytes long instead of 2 (entry=r/a)
+    an impossible link: a symbolic link has an impossible target (entry=r/a)
+      check: a symbolic link has an impossible target (entry=r/a)
+    no content: a file comes without content (entry=r/a)
+      check: a file comes without content (entry=r/a)
+    ");
+}
+
+/// Trees that lack something, and targets that are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_told() {
+    let cx = Context::system();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = files(&[Path::new("/r"), Path::new("/s")]);
+    let target = scratch.path().join("target");
+    let mut said = String::new();
+    fs::create_dir(&target).unwrap();
+    let tree = Scripted::new(vec![file("r/a/b/c", "x")]);
+    let report = restore(&cx, &source, &request(&target, &source), Box::new(tree)).await.unwrap();
+    for line in report.problems.iter().chain(&report.notes) {
+        said += &format!("no directories: {line}\n");
+    }
+    assert_eq!(fs::read_to_string(target.join("r/a/b/c")).unwrap(), "x");
+    // The content of another file is given for one.
+    let mut tree = Scripted::new(vec![dir("r"), {
+        let kind = EntryKind::File { size: 5000, extents: None };
+        TreeItem::Entry(TreeEntry::new(path("r/a"), kind), Content::Deferred)
+    }]);
+    let kind = EntryKind::File { size: 5000, extents: None };
+    tree.contents = vec![(TreeEntry::new(path("r/b"), kind), vec![0; 5000].into())];
+    tree.answers_anything = true;
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let e = restore(&cx, &source, &request(&other, &source), Box::new(tree)).await.unwrap_err();
+    said += &format!("another file: {} ({})\n", e.chain(), e.reason());
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+    let plain = scratch.path().join("plain");
+    write(&plain, "a file");
+    for target in [plain.clone(), plain.join("below"), scratch.path().join("none")] {
+        let e = source.restore(&cx, &request(&target, &source)).await.err().unwrap();
+        said += &format!("{} ({})\n", e.chain(), e.reason());
+    }
+    assert_snapshot!(said.replace(scratch.path().to_str().unwrap(), "[DIR]"), @"
+    no directories: r: the directory did not come; it is made for its owner only (entry=r)
+    no directories: r/a: the directory did not come; it is made for its owner only (entry=r/a)
+    no directories: r/a/b: the directory did not come; it is made for its owner only (entry=r/a/b)
+    no directories: the snapshot holds nothing of [DIR]/target/s; it is left alone
+    another file: the content of another file was given for (entry=r/a) (corrupt)
+    the target is a file, and has to be a directory (path=[DIR]/plain) (invalid-argument)
+    the target is a file, and has to be a directory (path=[DIR]/plain/below) (invalid-argument)
+    cannot open the target (path=[DIR]/none): No such file or directory (os error 2) (not-found)
+    ");
+}
+
+/// What a program hears that uses a restore in a way in which it cannot be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_another_order_are_refused() {
+    let cx = Context::system();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = files(&[Path::new("/r")]);
+    let tree = || Body::Tree(Box::new(Scripted::new(vec![dir("r"), file("r/a", "x")])));
+    let begin = async || source.restore(&cx, &request(scratch.path(), &source)).await.unwrap();
+    let mut said = String::new();
+    let mut hear = |e: Error| said += &format!("{} ({})\n", e.chain(), e.reason());
+    hear(begin().await.finish(&cx).await.err().unwrap());
+    let mut session = begin().await;
+    let mut other = meta();
+    other.name = ArtifactName::new("other").unwrap();
+    hear(session.put(&cx, &other, tree()).await.err().unwrap());
+    session.put(&cx, &meta(), tree()).await.unwrap();
+    hear(session.put(&cx, &meta(), tree()).await.err().unwrap());
+    session.abort(&cx).await.unwrap();
+    let mut session = begin().await;
+    let bytes = Body::Bytes(Box::pin(futures_util::stream::empty()));
+    hear(session.put(&cx, &meta(), bytes).await.err().unwrap());
+    session.abort(&cx).await.unwrap();
+    let capture = source.capture(&cx, None).await;
+    hear(capture.err().unwrap());
+    assert_snapshot!(said, @"
+    nothing was put, so nothing can be finished (invalid-argument)
+    a source of files has no artifact other (invalid-argument)
+    the tree was put before (invalid-argument)
+    expected an artifact of shape Tree, got Bytes (invalid-argument)
+    what is to be captured does not exist (path=/r) (source-missing)
+    ");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
 
 fn clone(items: &[TreeItem]) -> Vec<TreeItem> {

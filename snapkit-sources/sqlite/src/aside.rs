@@ -5,7 +5,6 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use snapkit_core::artifact::ArtifactMeta;
 use snapkit_core::context::Context;
@@ -14,7 +13,7 @@ use snapkit_core::{Error, Reason, Result};
 
 use crate::error::shown;
 use crate::holders::beside;
-use crate::scratch::{Draft, sync_directory, token};
+use crate::scratch::{Draft, rename_to_nothing, sync_directory, token};
 
 /// What belongs to a database, the database itself first.
 const FILES: [&str; 4] = ["", "-wal", "-journal", "-shm"];
@@ -33,13 +32,14 @@ impl Recovery {
         Self { given, target, made: None }
     }
 
-    /// A name for a copy of the target, which nothing has yet.
-    pub(crate) fn name_for_copy(&mut self, cx: &Context) -> Result<PathBuf> {
+    /// The directory for a copy of the target, and a name in it that nothing has yet.
+    pub(crate) fn name_for_copy(&mut self, cx: &Context) -> Result<(PathBuf, PathBuf)> {
         let dir = match &self.given {
             Some(dir) => dir.clone(),
             None => self.beside_target(cx)?,
         };
-        free_name(&dir, &self.target)
+        let name = free_name(&dir, &self.target)?;
+        Ok((dir, name))
     }
 
     /// A private directory beside the target, on the same file system.
@@ -119,7 +119,11 @@ fn free_name(dir: &Path, target: &Path) -> Result<PathBuf> {
         .chain((1..1000).map(|n| beside(&base, &format!(".{n}"))))
         .find(|base| is_free(base))
         .ok_or_else(|| {
-            Error::new(Reason::AlreadyExists, "too many old states").with("path", shown(&base))
+            Error::new(
+                Reason::AlreadyExists,
+                "a thousand old states are kept there: take some away",
+            )
+            .with("path", shown(&base))
         })
 }
 
@@ -148,7 +152,7 @@ pub(crate) fn install(
     let fail = |e: std::io::Error| {
         Error::io("cannot put the database into place", e).with("path", shown(target))
     };
-    match rustix::fs::renameat_with(CWD, staged.path(), CWD, target, RenameFlags::NOREPLACE) {
+    match rename_to_nothing(staged.path(), target) {
         Ok(()) => staged.keep(),
         // It was staged elsewhere.
         Err(Errno::XDEV) => {
@@ -158,12 +162,6 @@ pub(crate) fn install(
             drop(staged);
             // Beside the target it is not elsewhere.
             return install(near, target, meta, cx);
-        }
-        // Not every file system can; a second name is as good, and `staged` takes the first away.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            rustix::fs::linkat(CWD, staged.path(), CWD, target, rustix::fs::AtFlags::empty())
-                .map_err(|e| appeared_or(e, target))?;
-            drop(staged);
         }
         Err(e) => return Err(appeared_or(e, target)),
     }

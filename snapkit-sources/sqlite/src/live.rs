@@ -8,11 +8,11 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::aside::Recovery;
+use crate::aside::{Recovery, hidden_in};
 use crate::client::{Access, Client, Job, WRITE, copied, copy_step, is_emptied};
 use crate::error::{NOT_ONE, busy, emptied, shown};
 use crate::pin::Pin;
-use crate::scratch::{Draft, sync_directory};
+use crate::scratch::Draft;
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -220,10 +220,11 @@ fn overwrite(
     Ok(kept)
 }
 
-/// Copy the old content to where it is kept, as a single file that needs no log.
+/// Copy the old content to where it is kept, as a single file that needs no log. It has a name of its own until
+/// it is whole: half a copy, left there by a restore that was killed, would be taken for the old state.
 fn keep(old: &Client, recovery: &mut Recovery, job: &Job) -> Result<Draft> {
-    let path = recovery.name_for_copy(job.cx())?;
-    let (draft, file) = Draft::create(path)?;
+    let (dir, place) = recovery.name_for_copy(job.cx())?;
+    let (draft, file) = Draft::create(hidden_in(&dir, old.path(), "snapkit", job.cx())?)?;
     drop(file);
     let mut copy = Client::open(draft.path(), Access::Kept, Duration::ZERO, job)?;
     old.begin_read()?;
@@ -232,8 +233,7 @@ fn keep(old: &Client, recovery: &mut Recovery, job: &Job) -> Result<Draft> {
     copied?;
     copy.text("PRAGMA journal_mode = DELETE")?;
     drop(copy);
-    sync_directory(draft.path().parent().unwrap_or(Path::new("/")))?;
-    Ok(draft)
+    draft.publish(place)
 }
 
 /// Mark a staged database as one with a rollback journal: its target is not in WAL mode now, and is

@@ -5,6 +5,8 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::io::Errno;
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
 use snapkit_core::{Error, Reason, Result};
@@ -64,6 +66,16 @@ impl Draft {
         &self.path
     }
 
+    /// Give it its name, which nothing may have, once its content is durable. It is still removed unless it is kept.
+    pub(crate) fn publish(mut self, name: PathBuf) -> Result<Self> {
+        let what = || format!("cannot keep what was written: {}", shown(&name));
+        File::open(&self.path).and_then(|file| file.sync_all()).doing(what)?;
+        rename_to_nothing(&self.path, &name).map_err(std::io::Error::from).doing(what)?;
+        sync_directory(name.parent().unwrap_or(Path::new("/")))?;
+        self.path = name;
+        Ok(self)
+    }
+
     /// It has become something else, or is to stay.
     pub(crate) fn keep(mut self) {
         self.kept = true;
@@ -84,6 +96,19 @@ impl Drop for Draft {
                 _ => {}
             }
         }
+    }
+}
+
+/// Rename a file, and replace nothing.
+pub(crate) fn rename_to_nothing(from: &Path, to: &Path) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can. A second name is as good; that the first one stays does no harm.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty())?;
+            drop(std::fs::remove_file(from));
+            Ok(())
+        }
+        renamed => renamed,
     }
 }
 

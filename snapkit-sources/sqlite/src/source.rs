@@ -109,7 +109,8 @@ impl Source for Sqlite {
         let place = meta.name.to_string();
         let body = body.into_bytes()?;
         let inner = cx.clone();
-        let (scratch, client) = work(cx, move |job| NamelessCopy::begin(&inner, job)).await?;
+        let begun = work(cx, move |job| NamelessCopy::begin(&inner, job)).await;
+        let (scratch, client) = begun.map_err(not_about_content)?;
         let (len, _) =
             staging::write(cx, scratch.file()?, Fate::Scratch, cannot_check, body).await?;
         work(cx, move |job| {
@@ -167,9 +168,17 @@ impl NamelessCopy {
 fn cannot_check(error: std::io::Error) -> Error {
     let what =
         format!("could not be checked: a copy of it cannot be written to {}", shown(&place()));
-    let told = Error::io(what, error);
-    match told.reason() {
-        Reason::NoSpace => told,
-        _ => Error::new(Reason::Unavailable, told.message()).caused_by(told),
+    not_about_content(Error::io(what, error))
+}
+
+/// An error of the place for copies: it says nothing about what is stored.
+fn not_about_content(error: Error) -> Error {
+    match error.reason() {
+        Reason::NoSpace | Reason::Unavailable | Reason::Cancelled | Reason::TimedOut => error,
+        _ => {
+            let what =
+                format!("could not be checked: there is no copy of it in {}", shown(&place()));
+            Error::new(Reason::Unavailable, what).caused_by(error)
+        }
     }
 }

@@ -92,8 +92,11 @@ impl Source for Stream {
     async fn capture(&self, _: &Context, _: Option<&SourceRecord>) -> Result<Box<dyn Capture>> {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
         let input = input.ok_or_else(|| {
-            Error::new(Reason::Unsupported, "a stream is captured while it is handed over")
-                .with("source", &self.info.name)
+            Error::new(
+                Reason::Unsupported,
+                "a stream is captured while it is handed over, as `snapkit create --stdin` does: it cannot be \
+                 opened again",
+            )
         })?;
         Ok(Box::new(StreamCapture::new(&self.config, input)))
     }

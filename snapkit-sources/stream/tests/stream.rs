@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use insta::assert_snapshot;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, ByteStream, Chunking, SourceName};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
@@ -114,4 +115,61 @@ async fn what_is_there_is_kept() {
     let undo = report.undo.join("\n");
     assert!(std::process::Command::new("sh").args(["-ec", &undo]).status().unwrap().success());
     assert_eq!(std::fs::read(&place).unwrap(), b"old");
+}
+
+/// What a program hears that uses a session in a way in which it cannot be used.
+#[tokio::test]
+async fn calls_in_another_order_are_refused() {
+    let cx = Context::system();
+    let (dir, recovery) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut said = String::new();
+    let mut hear = |e: Error| {
+        let text = e.chain().replace(dir.path().to_str().unwrap(), "[DIR]");
+        let text = text.replace(recovery.path().to_str().unwrap(), "[RECOVERY]");
+        said += &format!("{text} ({}, exit {})\n", e.reason(), e.reason().row().exit);
+    };
+    let source = source("dump.sql", bytes(&["x"]));
+    let session = source.capture(&cx, None).await.unwrap();
+    hear(source.capture(&cx, None).await.err().unwrap());
+    hear(session.open(&cx, &ArtifactName::new("other").unwrap()).await.err().unwrap());
+    hear(session.finish(&cx).await.err().unwrap());
+    hear(source.facts(&cx).await.err().unwrap());
+
+    let again = Stream::captured(SourceName::new("dump").unwrap(), config("dump.sql")).unwrap();
+    let request = |target| RestoreRequest::new(target, SourceRecord::new(again.info()));
+    hear(again.restore(&cx, &request(Target::Original)).await.err().unwrap());
+    let to = Target::Directory(dir.path().join("none"));
+    hear(again.restore(&cx, &request(to)).await.err().unwrap());
+    let to = || Target::Directory(dir.path().to_owned());
+    hear(again.restore(&cx, &request(to())).await.unwrap().finish(&cx).await.err().unwrap());
+    let meta = ArtifactMeta::new(
+        ArtifactName::new("dump.sql").unwrap(),
+        snapkit_core::artifact::Shape::Bytes,
+        "x",
+        Chunking::Content,
+    );
+    let mut session = again.restore(&cx, &request(to())).await.unwrap();
+    session.put(&cx, &meta, Body::Bytes(bytes(&["x"]))).await.unwrap();
+    hear(session.put(&cx, &meta, Body::Bytes(bytes(&["x"]))).await.err().unwrap());
+    session.abort(&cx).await.unwrap();
+    std::fs::write(dir.path().join("dump.sql"), "old").unwrap();
+    std::fs::write(recovery.path().join("dump.sql"), "older").unwrap();
+    hear(restore(dir.path(), None, bytes(&["x"])).await.err().unwrap());
+    hear(restore(dir.path(), Some(recovery.path()), bytes(&["x"])).await.err().unwrap());
+    std::fs::remove_file(dir.path().join("dump.sql")).unwrap();
+    std::fs::create_dir(dir.path().join("dump.sql")).unwrap();
+    hear(restore(dir.path(), Some(recovery.path()), bytes(&["x"])).await.err().unwrap());
+    assert_snapshot!(said, @"
+    a stream is captured while it is handed over, as `snapkit create --stdin` does: it cannot be opened again (unsupported, exit 1)
+    a stream can be read once (artifact=other) (not-found, exit 1)
+    the stream was not read to its end (internal, exit 1)
+    a stream is gone once it was read: there is nothing to examine (source=dump) (unsupported, exit 1)
+    a stream has no original place: restore it with --target, or have it with `snapkit dump` (unsupported, exit 1)
+    cannot examine [DIR]/none: No such file or directory (os error 2) (not-found, exit 1)
+    nothing was put to be restored (invalid-argument, exit 2)
+    a stream is one artifact (artifact=dump.sql) (invalid-argument, exit 2)
+    something is there already (path=[DIR]/dump.sql) (target-not-empty, exit 11)
+    an old state is kept there already (path=[RECOVERY]/dump.sql) (already-exists, exit 11)
+    a directory stands where a file has to be (path=[DIR]/dump.sql) (already-exists, exit 11)
+    ");
 }

@@ -163,6 +163,8 @@ pub(crate) struct Scripted {
     pub(crate) contents: Vec<(TreeEntry, Bytes)>,
     /// After which byte of a deferred content an error comes.
     pub(crate) damage: Option<usize>,
+    /// Whether the first content is given for every file.
+    pub(crate) answers_anything: bool,
 }
 
 impl Scripted {
@@ -178,7 +180,12 @@ impl Scripted {
         if !batch.is_empty() {
             batches.push_back(batch);
         }
-        Self { batches, contents: Vec::new(), damage: None }
+        Self { batches, contents: Vec::new(), damage: None, answers_anything: false }
+    }
+
+    fn content_of(&self, entry: &TreeEntry) -> &(TreeEntry, Bytes) {
+        let fits = |(e, _): &&(TreeEntry, Bytes)| self.answers_anything || e.path == entry.path;
+        self.contents.iter().find(fits).unwrap()
     }
 }
 
@@ -189,7 +196,7 @@ impl TreeReader for Scripted {
     }
 
     async fn open(&self, _: &Context, entry: &TreeEntry) -> Result<OpenedFile> {
-        let (entry, bytes) = self.contents.iter().find(|(e, _)| e.path == entry.path).unwrap();
+        let (entry, bytes) = self.content_of(entry);
         let mut pieces: Vec<Result<Bytes>> = Vec::new();
         let whole = self.damage.unwrap_or(bytes.len());
         for piece in bytes[..whole].chunks(100_000) {
@@ -206,7 +213,7 @@ impl TreeReader for Scripted {
             if self.damage.is_some() {
                 return Err(Error::corrupt("a chunk is damaged"));
             }
-            let (entry, bytes) = self.contents.iter().find(|(e, _)| e.path == entry.path).unwrap();
+            let (entry, bytes) = self.content_of(entry);
             Ok(LoadedFile { entry: entry.clone(), bytes: bytes.clone() })
         };
         entries.iter().map(load).collect()

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use insta::assert_snapshot;
 use rusqlite::Connection;
 use snapkit_core::Reason;
 use snapkit_core::context::Context;
@@ -275,4 +276,22 @@ async fn over_an_empty_file_and_again() {
         assert_eq!(names(&recovery), names_then);
     }
     assert_bank(&path);
+}
+
+/// Old states pile up where nobody takes them away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_old_states_are_too_many() {
+    let (dir, path, recovery) = place();
+    drop(bank(&path, "DELETE"));
+    let captured = capture(&path).await.unwrap();
+    run("rm", &[&path]);
+    std::fs::write(&path, b"a letter").unwrap();
+    for n in 0..1000 {
+        let name = if n == 0 { "app.db".to_owned() } else { format!("app.db.{n}") };
+        std::fs::write(recovery.join(name), "").unwrap();
+    }
+    let e = overwrite(&source(&path), &captured, &recovery).await.unwrap_err();
+    let said = format!("{} ({})", e.chain(), e.reason());
+    assert_snapshot!(said.replace(dir.path().to_str().unwrap(), "[DIR]"), @"cannot move the old files away: [DIR]/app.db: a thousand old states are kept there: take some away (path=[DIR]/recovery/app.db) (io)");
+    assert_eq!(std::fs::read(&path).unwrap(), b"a letter");
 }

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use insta::assert_snapshot;
 use rusqlite::Connection;
 use snapkit_core::Reason;
-use snapkit_core::artifact::SourceName;
+use snapkit_core::artifact::{ArtifactName, SourceName};
 use snapkit_core::context::Context;
 use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::registry::Registry;
@@ -143,9 +144,11 @@ async fn damage_is_refused_before_anything_is_touched() {
     host.execute_batch("INSERT INTO accounts VALUES (NULL, 0)").unwrap();
     let source = source(&path);
     let before = source.facts(&Context::system()).await.unwrap();
+    let mut said = String::new();
     for (what, other) in damaged(&captured) {
         let e = overwrite(&source, &other, &recovery).await.unwrap_err();
         assert_eq!(e.reason(), Reason::Corrupt, "{what}: {e}");
+        said += &format!("{what}: {}\n", e.chain());
         assert_eq!(source.facts(&Context::system()).await.unwrap(), before, "{what}");
         assert!(names(&recovery).is_empty(), "{what}");
     }
@@ -154,7 +157,23 @@ async fn damage_is_refused_before_anything_is_touched() {
         other.facts.0.remove("pages");
         let e = overwrite(&source, &other, &recovery).await.unwrap_err();
         assert_eq!(e.reason(), Reason::Corrupt, "{what}: {e}");
+        said += &format!("{what}, without a digest: {}\n", e.chain());
     }
+    assert_snapshot!(said.replace(dir.path().to_str().unwrap(), "[DIR]"), @"
+    a changed byte: what is to be restored is not what was captured (target=[DIR]/app.db)
+    a wiped page: what is to be restored is not what was captured (target=[DIR]/app.db)
+    half: what is to be restored is not what was captured (target=[DIR]/app.db)
+    half a page more: what is to be restored is not what was captured (target=[DIR]/app.db)
+    another header: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    a short one: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    nothing: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    a wiped page, without a digest: the database was damaged when it was captured; --allow-damage puts it back as it is: Tree 2 page 2: btreeInitPage() returns error code 11 (findings=8, target=[DIR]/app.db)
+    half, without a digest: the database was damaged when it was captured; --allow-damage puts it back as it is: cannot read the database: the database is damaged (findings=1, target=[DIR]/app.db)
+    half a page more, without a digest: the database was damaged when it was captured; --allow-damage puts it back as it is: the database says that it has 61440 bytes, and 63488 are there (findings=1, target=[DIR]/app.db)
+    another header, without a digest: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    a short one, without a digest: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    nothing, without a digest: what is to be restored is not a SQLite database (target=[DIR]/app.db)
+    ");
     // A body that ends in an error.
     let cx = Context::system();
     let mut request = RestoreRequest::new(Target::Original, captured.record(&source));
@@ -300,4 +319,64 @@ async fn without_reading_back_nothing_is_proven() {
     let report = restore_with(&source, &captured, request).await.unwrap();
     assert!(report.facts.0.is_empty());
     assert_eq!(captured.facts.compare(&report.facts).verdict, RestoreVerdict::Unproven);
+}
+
+/// What a program hears that uses a session in a way in which it cannot be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_another_order_are_refused() {
+    let (dir, path, _) = place();
+    drop(bank(&path, "WAL"));
+    let captured = capture(&path).await.unwrap();
+    let (cx, source) = (Context::system(), source(&path));
+    let mut said = String::new();
+    let mut hear = |e: snapkit_core::Error| {
+        let text = e.chain().replace(dir.path().to_str().unwrap(), "[DIR]");
+        said += &format!("{text} ({}, exit {})\n", e.reason(), e.reason().row().exit);
+    };
+    let mut session = source.capture(&cx, None).await.unwrap();
+    hear(session.next(&cx).await.err().unwrap());
+    session.freeze(&cx).await.unwrap();
+    hear(session.freeze(&cx).await.err().unwrap());
+    let other = ArtifactName::new("other").unwrap();
+    hear(session.open(&cx, &other).await.err().unwrap());
+    session.abort(&cx).await.unwrap();
+
+    let target = dir.path().join("new");
+    std::fs::create_dir(&target).unwrap();
+    let begin = async || {
+        let to = Target::Directory(target.clone());
+        source.restore(&cx, &RestoreRequest::new(to, captured.record(&source))).await.unwrap()
+    };
+    hear(begin().await.finish(&cx).await.err().unwrap());
+    let mut session = begin().await;
+    session.put(&cx, &captured.meta, captured.body()).await.unwrap();
+    hear(session.put(&cx, &captured.meta, captured.body()).await.err().unwrap());
+    session.abort(&cx).await.unwrap();
+    let to = Target::Url("http://x".into());
+    hear(
+        source
+            .restore(&cx, &RestoreRequest::new(to, captured.record(&source)))
+            .await
+            .err()
+            .unwrap(),
+    );
+    std::os::unix::fs::symlink("elsewhere", target.join("app.db")).unwrap();
+    let to = Target::Directory(target.clone());
+    hear(
+        source
+            .restore(&cx, &RestoreRequest::new(to, captured.record(&source)))
+            .await
+            .err()
+            .unwrap(),
+    );
+    assert_snapshot!(said, @"
+    the capture has not been frozen (invalid-argument, exit 2)
+    the capture has been frozen already (invalid-argument, exit 2)
+    the capture has not been frozen (invalid-argument, exit 2)
+    nothing was put to be restored (invalid-argument, exit 2)
+    a SQLite source has one artifact (artifact=app.db) (invalid-argument, exit 2)
+    a SQLite database is restored to a file, not to a URL (target=http://x) (invalid-argument, exit 2)
+    the target is a symbolic link, which is not followed out of the directory of a restore (path=[DIR]/new/app.db) (already-exists, exit 11)
+    ");
+    assert_eq!(names(&target), ["app.db"]);
 }

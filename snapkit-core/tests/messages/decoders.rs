@@ -1,8 +1,4 @@
-//! What each decoder says of bytes that are not what was written: every sentence once, so that each has been read.
-//!
-//! Samples are cut at every length and changed at every byte; numbers are left out of what is said.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! What each decoder says of bytes that are not what was written. Samples are cut at every length and changed at every byte; numbers are left out of what is said.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +21,7 @@ use snapkit_core::seal::{FORMAT, Header, ObjectType, TRAILER_FRAME};
 use snapkit_core::sign::check_signed;
 use snapkit_core::tree::{EntryKind, EntryPath, Extent, TreeEntry};
 
-fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context::new(Arc::new(Simulated::new(1, Timestamp(0))), Arc::new(Silent))
 }
 
@@ -57,7 +53,7 @@ fn told(sample: &[u8], decode: impl Fn(&[u8]) -> Option<Error>) -> String {
 }
 
 /// Figures, what stands in hexadecimal and what is quoted differ from sample to sample.
-fn without_numbers(text: &str) -> String {
+pub(crate) fn without_numbers(text: &str) -> String {
     let parts: Vec<_> = text.split('"').collect();
     let quotes = parts.iter().enumerate().map(|(i, part)| if i % 2 == 1 { "0" } else { part });
     let text = quotes.collect::<Vec<_>>().join("\"");
