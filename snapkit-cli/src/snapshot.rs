@@ -143,7 +143,7 @@ impl<'a> From<&'a ArtifactRecord> for Artifact<'a> {
             media_type: &a.meta.media_type,
             bytes: a.content.bytes(),
             entries: match &a.content {
-                ContentRef::Tree { count, .. } => Some(*count),
+                ContentRef::Tree { count, .. } | ContentRef::Records { count, .. } => Some(*count),
                 _ => None,
             },
             sha256: a.sha256.as_deref(),

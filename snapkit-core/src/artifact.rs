@@ -234,6 +234,14 @@ impl Body {
         }
     }
 
+    /// The records, or an error that says what it is instead.
+    pub fn into_records(self) -> Result<Box<dyn RecordReader>> {
+        match self {
+            Self::Records(records) => Ok(records),
+            other => Err(other.unexpected(Shape::Records)),
+        }
+    }
+
     fn unexpected(&self, wanted: Shape) -> Error {
         Error::invalid(format!("expected an artifact of shape {wanted:?}, got {:?}", self.shape()))
     }

@@ -20,6 +20,7 @@ mod open;
 mod packs;
 mod proven;
 mod read;
+mod records;
 mod restore;
 mod select;
 mod store;

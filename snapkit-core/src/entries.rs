@@ -110,7 +110,7 @@ pub fn encode_entry(stored: &StoredEntry, scratch: &mut Vec<u8>, out: &mut Vec<u
     out.put_bytes(b);
 }
 
-fn encode_list(list: &ChunkList, out: &mut Vec<u8>) {
+pub(crate) fn encode_list(list: &ChunkList, out: &mut Vec<u8>) {
     out.put_varint(list.size);
     out.put_varint(u64::from(list.depth));
     out.put_varint(list.chunks.len() as u64);
@@ -120,7 +120,7 @@ fn encode_list(list: &ChunkList, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_list(r: &mut Reader<'_>) -> Result<ChunkList> {
+pub(crate) fn decode_list(r: &mut Reader<'_>) -> Result<ChunkList> {
     let size = r.varint()?;
     let depth = r.bounded(u64::from(MAX_DEPTH), "a list's depth")?;
     let count = r.bounded(2 * INLINE_REFS as u64, "a list's length")?;

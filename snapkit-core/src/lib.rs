@@ -41,6 +41,7 @@ pub mod frame;
 pub mod index;
 pub mod ledger;
 pub mod pack;
+pub mod records;
 pub mod seal;
 pub mod sign;
 

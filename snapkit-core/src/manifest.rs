@@ -88,6 +88,17 @@ pub enum ContentRef {
         /// Bytes of content in all files.
         bytes: u64,
     },
+    /// A sequence of records.
+    Records {
+        /// The encoded records; a chunk holds whole ones.
+        records: ChunkList,
+        /// The names of the axes on which each has a place.
+        axes: Vec<String>,
+        /// How many there are.
+        count: u64,
+        /// Bytes of all values.
+        bytes: u64,
+    },
 }
 
 impl ContentRef {
@@ -96,7 +107,17 @@ impl ContentRef {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Bytes { content } => content.size,
-            Self::Tree { bytes, .. } => *bytes,
+            Self::Tree { bytes, .. } | Self::Records { bytes, .. } => *bytes,
+        }
+    }
+
+    /// The outermost list: of the bytes, the entries or the records.
+    #[must_use]
+    pub fn list(&self) -> &ChunkList {
+        match self {
+            Self::Bytes { content } => content,
+            Self::Tree { entries, .. } => entries,
+            Self::Records { records, .. } => records,
         }
     }
 }

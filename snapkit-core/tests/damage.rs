@@ -28,7 +28,9 @@ use snapkit_core::seal::Header;
 use snapkit_core::sign::Role;
 use snapkit_core::sink::{ObjectStream, Put, PutMode, Sink, SinkInfo};
 use snapkit_core::tree::{EntryKind, EntryPath, TreeEntry};
-use snapkit_testkit::double::{ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedSource};
+use snapkit_testkit::double::{
+    ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedRecord, ScriptedSource,
+};
 
 type Contents = BTreeMap<String, ScriptedContent>;
 
@@ -50,6 +52,11 @@ fn advance(lab: &Lab, generation: u64) {
         .set(ScriptedArtifact::bytes("pages", pages).chunking(Chunking::Pages { page_size: 4096 }));
     lab.sources[1].set(ScriptedArtifact::bytes("noise", noise(300_000, 8 + generation)));
     lab.sources[1].set(ScriptedArtifact::bytes("same", noise(100_000, 9)));
+    let records = (0..200u64).map(|i| {
+        let len = if i == 77 { 40_000 } else { usize::try_from(100 + i * 3).unwrap() };
+        ScriptedRecord::new(format!("key {i}"), noise(len, 50_000 + seed(i)))
+    });
+    lab.sources[1].set(ScriptedArtifact::records("records", records));
 }
 
 /// A repository with two snapshots and two credentials, and another like it.

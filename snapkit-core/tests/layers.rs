@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "frame",
             "seal",
             "entries",
+            "records",
             "pack",
             "index",
             "ledger",

@@ -105,6 +105,12 @@ impl Harness for Scripted {
                     let text = format!("{:?} {:?}", f.entry.kind, blake3::hash(&f.content));
                     (format!("{name}:{}", f.entry.path), text)
                 })),
+                ScriptedContent::Records(_, records) => {
+                    state.extend(records.into_iter().map(|record| {
+                        let text = format!("{:?}", blake3::hash(&record.value));
+                        (format!("{name}:{:?}", record.positions), text)
+                    }));
+                }
             }
         }
         Ok(state)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Args;
 use futures_util::TryStreamExt as _;
-use snapkit_core::artifact::ByteStream;
+use snapkit_core::artifact::{ByteStream, Shape};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::tree::EntryPath;
 
@@ -61,8 +61,11 @@ pub(crate) async fn run(app: &App, args: DumpArgs) -> Result<Exit> {
             repository.open_file(cx, artifact, path).await.map_err(|e| no_file(e, path, &named))?
         }
         None => repository.open_artifact(cx, artifact).await?.into_bytes().map_err(|_| {
-            Error::invalid("this is a tree: name a file in it, or use `snapkit restore`")
-                .with("given", &args.place)
+            Error::invalid(match artifact.meta.shape {
+                Shape::Records => "this is a sequence of records: use `snapkit restore`",
+                _ => "this is a tree: name a file in it, or use `snapkit restore`",
+            })
+            .with("given", &args.place)
         })?,
     };
     write(app, content).await?;

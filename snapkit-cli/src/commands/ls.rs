@@ -118,11 +118,7 @@ impl Lister<'_> {
     ) -> Result<()> {
         for artifact in &source.artifacts {
             let view = Artifact::from(artifact);
-            let shape = match view.shape {
-                Shape::Tree => "tree",
-                Shape::Bytes => "bytes",
-                _ => "records",
-            };
+            let shape = shape(view.shape);
             let name = escape(view.name.as_bytes());
             let path = format!("{}/{name}", source.name);
             self.named(&format!("{prefix}{name}"), shape, shape, view.bytes, path)?;
@@ -151,7 +147,8 @@ impl Lister<'_> {
                     "the artifact {name} is no tree, it has nothing inside"
                 )));
             }
-            self.named(&name, "bytes", "bytes", artifact.content.bytes(), place)?;
+            let shape = shape(artifact.meta.shape);
+            self.named(&name, shape, shape, artifact.content.bytes(), place)?;
             return Ok(());
         }
         let cx = &self.app.cx;
@@ -309,6 +306,14 @@ fn mode(bits: u32) -> String {
         .concat()
         .iter()
         .collect()
+}
+
+fn shape(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Tree => "tree",
+        Shape::Bytes => "bytes",
+        _ => "records",
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::basis::MAX_REMEMBERED;
 use crate::engine::read::ChunkReader;
+use crate::engine::records::StoredRecords;
 use crate::entries::StoredEntry;
 use crate::error::{Error, Reason, Result};
 use crate::index::Index;
@@ -63,6 +64,10 @@ impl Repository {
             ContentRef::Tree { entries, .. } => {
                 let tree = super::select::StoredTreeReader::whole(&reader, cx, entries);
                 Body::Tree(Box::new(tree))
+            }
+            ContentRef::Records { records, axes, count, .. } => {
+                let records = StoredRecords::new(&reader, cx, records, axes, *count)?;
+                Body::Records(Box::new(records))
             }
         })
     }

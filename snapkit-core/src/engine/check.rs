@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::engine::cut::guarded;
 use crate::engine::examine::Chosen;
 use crate::engine::read::ChunkReader;
+use crate::engine::records::StoredRecords;
 use crate::engine::select::StoredTreeReader;
 use crate::error::{Error, Reason, Result};
 use crate::manifest::{ArtifactRecord, ChunkList, ContentRef, Snapshot, SourceRecord};
@@ -86,17 +87,14 @@ impl Question {
     }
 
     fn list(&self) -> &ChunkList {
-        match &self.artifact().content {
-            ContentRef::Bytes { content } => content,
-            ContentRef::Tree { entries, .. } => entries,
-        }
+        self.artifact().content.list()
     }
 
     /// How long a content is that one core is busy with.
     fn weight(&self) -> u64 {
         match &self.artifact().content {
             ContentRef::Bytes { content } => content.size,
-            ContentRef::Tree { .. } => 0,
+            ContentRef::Tree { .. } | ContentRef::Records { .. } => 0,
         }
     }
 }
@@ -176,10 +174,10 @@ async fn answer(
     let place = format!("{}:{}/{}", question.snapshot.id, record.name, artifact.meta.name);
     let built = registry.build(&record.kind, record.name.clone(), record.settings.clone());
     let checked = match built {
-        Ok(source) => {
-            let body = body(cx, reader, artifact, awaited);
-            guarded(cx.run(source.check(cx, &artifact.meta, body))).await
-        }
+        Ok(source) => match body(cx, reader, artifact, awaited) {
+            Ok(body) => guarded(cx.run(source.check(cx, &artifact.meta, body))).await,
+            Err(e) => Err(e),
+        },
         Err(e) if !registry.kinds().any(|kind| kind == record.kind) => {
             Err(Error::new(Reason::Unsupported, e.chain()))
         }
@@ -197,15 +195,18 @@ fn body(
     reader: &Arc<ChunkReader>,
     artifact: &ArtifactRecord,
     awaited: &Awaited,
-) -> Body {
-    match &artifact.content {
+) -> Result<Body> {
+    Ok(match &artifact.content {
         ContentRef::Bytes { content } => {
             Body::Bytes(awaited.until_its_end(reader.bytes(cx, content)))
         }
         ContentRef::Tree { entries, .. } => {
             Body::Tree(Box::new(StoredTreeReader::verified(reader, cx, entries)))
         }
-    }
+        ContentRef::Records { records, axes, count, .. } => {
+            Body::Records(Box::new(StoredRecords::new(reader, cx, records, axes, *count)?))
+        }
+    })
 }
 
 #[cfg(test)]

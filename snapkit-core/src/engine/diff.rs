@@ -232,6 +232,14 @@ async fn stored(
             tally.check()?;
             diff.settle();
         }
+        // Chunks hold whole records, and equal ones have equal names. Which records differ is the source's to say.
+        (ContentRef::Records { records: old, .. }, ContentRef::Records { records: new, .. }) => {
+            diff.differs = before.content != after.content;
+            if diff.differs {
+                let known = known(cx, reader, old).await?;
+                diff.bytes_new = new_bytes(cx, known, reader.refs(cx, new)).await?;
+            }
+        }
         // A stream is a tree now, or the other way round.
         _ => {}
     }

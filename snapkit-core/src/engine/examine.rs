@@ -22,6 +22,7 @@ use crate::manifest::{
     CaptureVerdict, ChunkList, ChunkRef, ContentRef, Head, Snapshot, SourceRecord,
 };
 use crate::pack::pack_key;
+use crate::records::{StoredValue, decode_records};
 
 /// How many lost things are named for each damage.
 const NAMED: usize = 100;
@@ -210,6 +211,13 @@ impl Examination<'_> {
             match &artifact.content {
                 ContentRef::Bytes { content } => self.list(content, &place, count).await?,
                 ContentRef::Tree { entries, .. } => self.tree(entries, &place, count).await?,
+                ContentRef::Records { records, axes, count: expected, .. } => {
+                    let found = self.records(records, axes.len(), &place, count).await?;
+                    if found.is_some_and(|found| found != *expected) {
+                        let e = Error::corrupt("there are not as many records as there should be");
+                        self.unreadable(e, place.clone())?;
+                    }
+                }
             }
             if self.findings.lost > lost {
                 self.broken.insert(place);
@@ -304,6 +312,49 @@ impl Examination<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A sequence of records, chunk by chunk, and the values that are content of their own. Gives how many there are, if
+    /// none is lost.
+    async fn records(
+        &mut self,
+        records: &ChunkList,
+        axes: usize,
+        place: &str,
+        count: bool,
+    ) -> Result<Option<u64>> {
+        let mut found = Some(0);
+        let mut refs = self.reader.refs(self.cx, records);
+        while let Some(chunk) = refs.next().await {
+            self.cx.check()?;
+            let read = async {
+                let chunk = chunk?;
+                if let Some(f) = self.fault(&chunk, count).await? {
+                    self.findings.lose(&f.object, &f.what, place.to_owned());
+                    return Ok(None);
+                }
+                let bytes = self.reader.chunk(self.cx, chunk).await?;
+                decode_records(&bytes, axes).map(Some)
+            };
+            let records = match read.await {
+                Ok(records) => records,
+                Err(e) => {
+                    self.unreadable(e, place.to_owned())?;
+                    None
+                }
+            };
+            let Some(records) = records else {
+                found = None;
+                continue;
+            };
+            found = found.map(|found| found + records.len() as u64);
+            for record in records {
+                if let StoredValue::Content(list) = &record.value {
+                    self.list(list, place, count).await?;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Take over what reading packs has brought.

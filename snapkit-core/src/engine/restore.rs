@@ -15,6 +15,7 @@ use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
 use crate::engine::hooks::{Attendance, Moment, Occasion, Operation, Probe};
 use crate::engine::options::{RestoreOptions, RestoreTo};
 use crate::engine::read::ChunkReader;
+use crate::engine::records::StoredRecords;
 use crate::engine::report::{Probed, RestoreSummary, SourceRestored, seconds};
 use crate::engine::select::{Chosen, Skipped, StoredTreeReader};
 use crate::error::{Error, Reason, Result};
@@ -22,6 +23,7 @@ use crate::facts::{Comparison, Facts, RestoreVerdict};
 use crate::manifest::{ArtifactRecord, CaptureVerdict, ContentRef, Snapshot, SourceRecord};
 use crate::own::create_private_dir;
 use crate::progress::{Counter, Phase};
+use crate::records::{StoredRecord, StoredValue};
 use crate::registry::Registry;
 use crate::source::{Restore, RestoreRequest, Target};
 
@@ -404,6 +406,25 @@ async fn put(
                     .await
                     .map(|tree| Body::Tree(Box::new(tree)))
             }
+            ContentRef::Records { records, axes, count, .. } => {
+                let open = || StoredRecords::new(reader, cx, records, axes, *count);
+                // What lacks some of its records is no sequence any more, and a target cannot give back a part.
+                if options.allow_damage
+                    && let Err(e) = probe_records(cx, reader, open()).await
+                {
+                    if !e.is_damage() {
+                        return Err(e.with("artifact", &artifact.meta.name));
+                    }
+                    plan.left_out.push(format!("{}: {}", artifact.meta.name, e.chain()));
+                    continue;
+                }
+                let counted = move |batch: &[StoredRecord], progress: &Context| {
+                    let bytes = batch.iter().map(|record| record.value.len()).sum();
+                    progress.progress().add(Counter::Bytes, bytes);
+                    handed.fetch_add(bytes, Ordering::Relaxed);
+                };
+                open().map(|records| Body::Records(Box::new(records.telling(counted))))
+            }
         };
         let session = plan.session.as_mut().ok_or_else(unprepared)?;
         let put = match body {
@@ -467,6 +488,23 @@ async fn finish(
         bytes: plan.handed.load(Ordering::Relaxed),
         ..planned(plan)
     })
+}
+
+/// Read all records, and all values that are content of their own.
+async fn probe_records(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    records: Result<StoredRecords>,
+) -> Result<()> {
+    let mut records = records?;
+    while let Some((_, batch)) = cx.run(records.next_stored()).await? {
+        for record in batch {
+            if let StoredValue::Content(list) = &record.value {
+                probe(cx, reader, list).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn probe(

@@ -49,13 +49,14 @@ pub(crate) struct StoreStats {
 }
 
 /// A chunk, cut, named and looked up.
-struct Named {
-    chunk: ChunkRef,
-    content: Bytes,
-    known: bool,
+pub(crate) struct Named {
+    pub(crate) chunk: ChunkRef,
+    pub(crate) content: Bytes,
+    pub(crate) known: bool,
 }
 
-fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
+/// Name chunks, and look them up.
+pub(crate) fn name_all(shared: &Shared, contents: Vec<Bytes>) -> Result<Vec<Named>> {
     let name = |content: Bytes| {
         let chunk = ChunkRef { id: shared.chunk_key.name(&content), len: len32(content.len())? };
         let known = shared.is_known(&chunk.id, chunk.len)?;
@@ -90,14 +91,14 @@ fn set_apart(named: &mut [Named]) {
 
 /// A chunk list on its way into the repository.
 #[derive(Debug, Default)]
-struct GrowingList {
+pub(crate) struct GrowingList {
     list: ListBuilder,
     parts: Vec<ChunkRef>,
 }
 
 impl GrowingList {
     /// Add the next chunk, storing the nodes that become full.
-    async fn push(&mut self, writer: &mut Writer, chunk: ChunkRef) -> Result<()> {
+    pub(crate) async fn push(&mut self, writer: &mut Writer, chunk: ChunkRef) -> Result<()> {
         self.remember(chunk);
         let full = self.list.push(chunk);
         self.store(writer, full).await
@@ -120,7 +121,7 @@ impl GrowingList {
     }
 
     /// The list, and all that belongs to it if it has depth and not too much of it.
-    async fn close(mut self, writer: &mut Writer) -> Result<(ChunkList, Vec<ChunkRef>)> {
+    pub(crate) async fn close(mut self, writer: &mut Writer) -> Result<(ChunkList, Vec<ChunkRef>)> {
         while let Some(node) = self.list.close() {
             self.store(writer, Some(node)).await?;
         }

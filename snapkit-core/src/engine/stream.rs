@@ -11,9 +11,10 @@ use crate::artifact::{ArtifactMeta, Body, Chunking, SourceName};
 use crate::context::Context;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Participant, guarded};
+use crate::engine::records::RecordStore;
 use crate::engine::store::{StoreStats, StreamPlan, TreeStore, store_stream};
 use crate::engine::write::{Account, Writer};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 use crate::facts::{Facts, Standing};
 use crate::frame::Effort;
 use crate::manifest::{ArtifactRecord, CaptureVerdict, ChunkRef, ContentRef, SourceRecord};
@@ -220,11 +221,13 @@ impl Run<'_> {
                     captured.files.insert(meta.name.to_string(), stored.basis);
                     stored.content
                 }
-                Body::Records(_) => {
-                    let e =
-                        Error::new(Reason::Unsupported, "this version cannot store records yet")
-                            .with("artifact", &meta.name);
-                    return Err(Failure::Source(e));
+                Body::Records(records) => {
+                    let store = RecordStore { cx, writer, stats: &mut self.stats };
+                    store
+                        .store(records)
+                        .await
+                        .map_err(Failure::Repository)?
+                        .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?
                 }
             };
             meta.size_hint = None;

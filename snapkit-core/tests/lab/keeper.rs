@@ -10,12 +10,13 @@ use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::error::{Error, Result};
 use snapkit_core::facts::Facts;
 use snapkit_core::manifest::SourceRecord;
+use snapkit_core::record::{Record, RecordValue};
 use snapkit_core::registry::Registry;
 use snapkit_core::source::{
     Capture, Findings, FreezeSpeed, Restore, RestoreReport, RestoreRequest, Source, SourceInfo,
 };
 use snapkit_core::tree::{Content, TreeItem};
-use snapkit_testkit::double::{ScriptedContent, ScriptedFile, ScriptedSource};
+use snapkit_testkit::double::{ScriptedContent, ScriptedFile, ScriptedRecord, ScriptedSource};
 
 /// What was kept, by source and artifact.
 pub(crate) type Kept = BTreeMap<String, BTreeMap<String, ScriptedContent>>;
@@ -104,7 +105,21 @@ impl Restore for Keeping {
                 }
                 ScriptedContent::Tree(files)
             }
-            Body::Records(_) => return Err(Error::internal("a keeper takes no records")),
+            Body::Records(mut reader) => {
+                let mut records = Vec::new();
+                while let Some(batch) = reader.next_batch(cx).await? {
+                    for Record { positions, value } in batch {
+                        let value = match value {
+                            RecordValue::Inline(value) => value,
+                            RecordValue::Parts(parts) => {
+                                parts.try_collect::<Vec<_>>().await?.concat().into()
+                            }
+                        };
+                        records.push(ScriptedRecord { positions, value });
+                    }
+                }
+                ScriptedContent::Records(reader.axes().to_vec(), records)
+            }
         };
         self.staged.insert(meta.name.to_string(), content);
         Ok(())

@@ -368,6 +368,7 @@ pub(crate) fn same(a: &ScriptedContent, b: &ScriptedContent) -> bool {
     match (a, b) {
         (ScriptedContent::Bytes(a), ScriptedContent::Bytes(b)) => a == b,
         (ScriptedContent::Tree(_), ScriptedContent::Tree(_)) => files_of(a) == files_of(b),
+        (ScriptedContent::Records(..), ScriptedContent::Records(..)) => a == b,
         _ => false,
     }
 }

@@ -9,6 +9,7 @@ use snapkit_core::frame::FrameCodec;
 use snapkit_core::id::{ChunkId, PackId};
 use snapkit_core::manifest::{ChunkList, ContentRef, Snapshot};
 use snapkit_core::pack::PackContents;
+use snapkit_core::records::{StoredValue, decode_records};
 use snapkit_core::tree::EntryKind;
 
 use super::{Objects, packs_in};
@@ -99,6 +100,18 @@ impl Truth {
                                 }
                             }
                         }
+                    }
+                    ContentRef::Records { records, axes, .. } => {
+                        assert_eq!(records.depth, 0, "few records");
+                        let is_content_hit = records.chunks.iter().any(|chunk| {
+                            let records = decode_records(&self.chunks[&chunk.id], axes.len());
+                            records.unwrap().iter().any(|record| match &record.value {
+                                StoredValue::Content(list) => self.is_hit(list, bad),
+                                StoredValue::Inline(_) => false,
+                            })
+                        });
+                        let is_hit = is_content_hit || self.is_hit(records, bad);
+                        lost.extend(is_hit.then_some(place));
                     }
                     _ => unreachable!("nothing else is stored here"),
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use insta::assert_snapshot;
 use snapkit_core::config::{ManifestPlace, RepositoryConfig};
 use snapkit_core::context::{Context, Simulated, Timestamp};
@@ -17,6 +18,10 @@ use snapkit_core::manifest::{ChunkList, ChunkRef};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::pack::read_contents;
 use snapkit_core::progress::Silent;
+use snapkit_core::records::{
+    LONGEST_RECORD_CHUNK, MAX_VALUE_IN_CHUNK, StoredRecord, StoredValue, decode_records,
+    encode_record,
+};
 use snapkit_core::seal::{FORMAT, Header, ObjectType, TRAILER_FRAME};
 use snapkit_core::sign::check_signed;
 use snapkit_core::tree::{EntryKind, EntryPath, Extent, TreeEntry};
@@ -130,6 +135,42 @@ fn of_entries() {
     corrupt: a chunk list is malformed: a chunk's length is impossible
     corrupt: a chunk list is malformed: it ends early
     corrupt: a chunk list is malformed: it is empty
+    ");
+}
+
+#[test]
+fn of_records() {
+    let list =
+        ChunkList { size: 9, depth: 0, chunks: vec![ChunkRef { id: ChunkId([3; 32]), len: 9 }] };
+    let mut chunk = Vec::new();
+    for value in [StoredValue::Inline(Bytes::from_static(b"value")), StoredValue::Content(list)] {
+        let positions = vec![Bytes::from_static(b"key"), Bytes::from_static(&[0, 1])];
+        encode_record(&StoredRecord { positions, value }, &mut Vec::new(), &mut chunk);
+    }
+    let decode = |bytes: &[u8]| decode_records(&Bytes::copy_from_slice(bytes), 2).err();
+    let mut said: BTreeSet<String> = told(&chunk, decode).lines().map(str::to_owned).collect();
+    let long = StoredValue::Inline(vec![0; MAX_VALUE_IN_CHUNK + 1].into());
+    let positions = vec![Bytes::new(), Bytes::new()];
+    let mut chunk = Vec::new();
+    encode_record(&StoredRecord { positions, value: long }, &mut Vec::new(), &mut chunk);
+    said.extend(decode(&chunk).map(|e| without_numbers(&format!("{}: {e}", e.reason()))));
+    for len in [0, LONGEST_RECORD_CHUNK + 1] {
+        let e = decode(&vec![0; len]).unwrap();
+        said.insert(without_numbers(&format!("{}: {e}", e.reason())));
+    }
+    assert_snapshot!(said.into_iter().collect::<Vec<_>>().join("\n"), @"
+    corrupt: a chunk of records is empty
+    corrupt: a record is malformed: a chunk's length is impossible
+    corrupt: a record is malformed: a list's depth is N, the limit is N
+    corrupt: a record is malformed: a list's length is N, the limit is N
+    corrupt: a record is malformed: a number is not in its shortest form
+    corrupt: a record is malformed: a place is N, the limit is N
+    corrupt: a record is malformed: chunks do not add up to the content's length
+    corrupt: a record is malformed: it ends early
+    corrupt: a record is malformed: its chunk is too long
+    corrupt: a record is malformed: its length is N, the limit is N
+    corrupt: a record is malformed: its value is of an unknown kind
+    corrupt: a record is malformed: its value is too long
     ");
 }
 

@@ -13,6 +13,7 @@ pub use forgetful::{ForgetfulDisk, ForgetfulFile};
 pub use progress::RecordingProgress;
 pub use recording::{Operation, RecordingSink, Verb};
 pub use scripted::{
-    Call, CallLog, ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedSource, Stage, Trouble,
+    Call, CallLog, ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedRecord, ScriptedSource,
+    Stage, Trouble,
 };
 pub use slow::SlowSink;

@@ -9,12 +9,15 @@ use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, ByteStream};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::facts::Standing;
+use snapkit_core::record::{Record, RecordReader, RecordValue};
 use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 use snapkit_core::tree::{
     Content, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry, TreeItem, TreeReader,
 };
 
-use super::{Inner, ScriptedArtifact, ScriptedContent, ScriptedFile, Stage, facts_of};
+use super::{
+    Inner, ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedRecord, Stage, facts_of,
+};
 
 /// Entries in a batch of a tree: few, so that there are several batches.
 const BATCH: usize = 16;
@@ -91,6 +94,9 @@ impl Capture for ScriptedCapture {
             ScriptedContent::Bytes(bytes) => Body::Bytes(reading.stream(cx, &bytes)),
             ScriptedContent::Tree(files) => {
                 Body::Tree(Box::new(ScriptedTree { reading, files, at: 0 }))
+            }
+            ScriptedContent::Records(axes, records) => {
+                Body::Records(Box::new(ScriptedRecords { reading, axes, records, at: 0 }))
             }
         })
     }
@@ -208,5 +214,46 @@ impl TreeReader for ScriptedTree {
             Ok(LoadedFile { entry: file.entry.clone(), bytes: file.content.clone() })
         };
         entries.iter().map(load).collect()
+    }
+}
+
+/// Records in batches of some; a value that is longer than a piece comes in parts.
+#[derive(Debug)]
+struct ScriptedRecords {
+    reading: Reading,
+    axes: Vec<String>,
+    records: Vec<ScriptedRecord>,
+    at: usize,
+}
+
+#[async_trait]
+impl RecordReader for ScriptedRecords {
+    fn axes(&self) -> &[String] {
+        &self.axes
+    }
+
+    async fn next_batch(&mut self, cx: &Context) -> Result<Option<Vec<Record>>> {
+        cx.check()?;
+        let middle = self.records.len() / 2;
+        let mut end = (self.at + BATCH).min(self.records.len());
+        let piece = self.reading.artifact.piece;
+        let is_long = |record: &ScriptedRecord| record.value.len() > piece;
+        // What comes in parts comes alone.
+        if let Some(long) = self.records[self.at..end].iter().position(is_long) {
+            end = self.at + long.max(1);
+        }
+        if (self.at..end).contains(&middle) {
+            self.reading.middle(cx).await?;
+        }
+        let record = |record: &ScriptedRecord| Record {
+            positions: record.positions.clone(),
+            value: match is_long(record) {
+                false => RecordValue::Inline(record.value.clone()),
+                true => RecordValue::Parts(pieces(record.value.clone(), piece).boxed()),
+            },
+        };
+        let records: Vec<_> = self.records[self.at..end].iter().map(record).collect();
+        self.at = end;
+        Ok((!records.is_empty()).then_some(records))
     }
 }

@@ -8,6 +8,7 @@ use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::facts::{Fact, Facts, Standing};
+use snapkit_core::record::{Record, RecordValue};
 use snapkit_core::tree::{
     Content, EntryKind, EntryPath, SMALL_FILE, TreeDigest, TreeEntry, TreeItem,
 };
@@ -70,6 +71,25 @@ pub enum ScriptedContent {
     Bytes(Bytes),
     /// A tree, sorted by path.
     Tree(Vec<ScriptedFile>),
+    /// Records with places on so many axes, in order.
+    Records(Vec<String>, Vec<ScriptedRecord>),
+}
+
+/// One record of a scripted sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptedRecord {
+    /// Its place on each axis.
+    pub positions: Vec<Bytes>,
+    /// Its value.
+    pub value: Bytes,
+}
+
+impl ScriptedRecord {
+    /// A record of one axis.
+    #[must_use]
+    pub fn new(place: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self { positions: vec![place.into()], value: value.into() }
+    }
 }
 
 impl ScriptedContent {
@@ -91,6 +111,16 @@ impl ScriptedContent {
                 }
                 put("content", content.finalize().to_hex().as_str().into());
                 digest.write(name, standing, facts);
+            }
+            Self::Records(axes, records) => {
+                let mut content = blake3::Hasher::new();
+                let fields = records.iter().flat_map(|r| r.positions.iter().chain([&r.value]));
+                for field in axes.iter().map(String::as_bytes).chain(fields.map(|f| &f[..])) {
+                    content.update(&(field.len() as u64).to_le_bytes());
+                    content.update(field);
+                }
+                put("records", (records.len() as u64).into());
+                put("content", content.finalize().to_hex().as_str().into());
             }
         }
     }
@@ -138,8 +168,18 @@ impl ScriptedContent {
                 }
                 Ok(Self::Tree(files))
             }
-            Body::Records(_) => {
-                Err(Error::new(Reason::Unsupported, "a scripted source takes no records"))
+            Body::Records(mut reader) => {
+                let mut records = Vec::new();
+                while let Some(batch) = reader.next_batch(cx).await? {
+                    for Record { positions, value } in batch {
+                        let value = match value {
+                            RecordValue::Inline(value) => value,
+                            RecordValue::Parts(parts) => gather(parts).await?,
+                        };
+                        records.push(ScriptedRecord { positions, value });
+                    }
+                }
+                Ok(Self::Records(reader.axes().to_vec(), records))
             }
         }
     }
@@ -194,6 +234,23 @@ impl ScriptedArtifact {
         Self::new(artifact_name(name), ScriptedContent::Tree(sorted.into_values().collect()))
     }
 
+    /// An artifact that is a sequence of records with one axis, `key`, by which they are sorted. Panics if
+    /// `name` is not an artifact's name.
+    #[must_use]
+    pub fn records(name: &str, records: impl IntoIterator<Item = ScriptedRecord>) -> Self {
+        let mut records: Vec<_> = records.into_iter().collect();
+        records.sort_by(|a, b| a.positions.cmp(&b.positions));
+        Self::sequence(name, &["key"], records)
+    }
+
+    /// An artifact that is a sequence of records as they are. Panics if `name` is not an artifact's name.
+    #[must_use]
+    pub fn sequence(name: &str, axes: &[&str], records: Vec<ScriptedRecord>) -> Self {
+        let axes = axes.iter().map(|axis| (*axis).to_owned()).collect();
+        let content = ScriptedContent::Records(axes, records);
+        Self::new(artifact_name(name), content).chunking(Chunking::Records)
+    }
+
     pub(super) fn new(name: ArtifactName, content: ScriptedContent) -> Self {
         Self {
             name,
@@ -246,6 +303,7 @@ impl ScriptedArtifact {
         let (shape, media_type) = match &self.content {
             ScriptedContent::Bytes(_) => (Shape::Bytes, "application/octet-stream"),
             ScriptedContent::Tree(_) => (Shape::Tree, "application/x-tree"),
+            ScriptedContent::Records(..) => (Shape::Records, "application/x-records"),
         };
         let meta = ArtifactMeta::new(self.name.clone(), shape, media_type, self.chunking);
         if self.fingerprint { meta.fingerprint(self.digest()) } else { meta }

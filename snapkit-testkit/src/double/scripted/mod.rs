@@ -20,7 +20,7 @@ use snapkit_core::source::{
     Capture, Findings, FreezeSpeed, Restore, RestoreRequest, Source, SourceInfo, Target,
 };
 
-pub use content::{ScriptedArtifact, ScriptedContent, ScriptedFile};
+pub use content::{ScriptedArtifact, ScriptedContent, ScriptedFile, ScriptedRecord};
 pub use log::{Call, CallLog, Stage};
 
 use capture::ScriptedCapture;

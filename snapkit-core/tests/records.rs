@@ -1,0 +1,198 @@
+//! Sequences of records, through the engine and back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod lab;
+
+use bytes::Bytes;
+use lab::{Lab, noise};
+use snapkit_core::engine::CreateReport;
+use snapkit_core::error::Reason;
+use snapkit_core::facts::RestoreVerdict;
+use snapkit_core::manifest::{ContentRef, Snapshot};
+use snapkit_core::record::MAX_POSITION;
+use snapkit_testkit::double::{ScriptedArtifact, ScriptedRecord, ScriptedSource, Stage, Trouble};
+
+fn numbered(n: u32, value: &str) -> ScriptedRecord {
+    ScriptedRecord::new(format!("key:{n:08}"), format!("{value} {n}: {}", "payload ".repeat(10)))
+}
+
+async fn round_trip(artifact: ScriptedArtifact) -> (Lab, Snapshot) {
+    let lab = Lab::new([ScriptedSource::new("app").with(artifact)]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let restored = lab.restore(&first).await.unwrap();
+    assert_eq!(restored.verdict, RestoreVerdict::Match, "{restored:?}");
+    assert!(lab.is_restored(0));
+    lab.assert_sound().await;
+    (lab, first)
+}
+
+fn content(snapshot: &Snapshot) -> &ContentRef {
+    &snapshot.sources[0].artifacts[0].content
+}
+
+/// Values of every length that matters: none, in the chunk, beside it, in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_every_length_come_back() {
+    let lens = [0, 1, 5000, 16 << 10, (16 << 10) + 1, 300_000, (1 << 20) + 1, 9 << 20];
+    let records: Vec<_> = lens
+        .into_iter()
+        .zip(0u64..)
+        .map(|(len, n)| ScriptedRecord::new(format!("{n}"), noise(len, n)))
+        .collect();
+    let bytes: u64 = records.iter().map(|record| record.value.len() as u64).sum();
+    let artifact = ScriptedArtifact::records("keys", records).piece(1 << 20);
+    let (_, first) = round_trip(artifact).await;
+    let ContentRef::Records { count, bytes: stored, axes, .. } = content(&first) else { panic!() };
+    assert_eq!(
+        (*count, *stored, axes.as_slice()),
+        (lens.len() as u64, bytes, &["key".to_owned()][..])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_of_every_kind_come_back() {
+    round_trip(ScriptedArtifact::records("none", [])).await;
+    let same = |value: &'static str| ScriptedRecord::new("same place", value);
+    round_trip(ScriptedArtifact::sequence("twice", &["key"], vec![same("b"), same("a")])).await;
+    let message = |n: u64| ScriptedRecord {
+        positions: vec![
+            Bytes::copy_from_slice(&n.to_be_bytes()),
+            // Times may go back.
+            Bytes::copy_from_slice(&(1000 - n).to_be_bytes()),
+            Bytes::new(),
+            Bytes::from(vec![0xff; MAX_POSITION]),
+        ],
+        value: noise(100, n),
+    };
+    let messages = (0..300).map(message).collect();
+    let axes = ["sequence", "time", "nothing", "long"];
+    let (_, first) = round_trip(ScriptedArtifact::sequence("stream", &axes, messages)).await;
+    let ContentRef::Records { records, .. } = content(&first) else { panic!() };
+    assert!(records.size > 300 * MAX_POSITION as u64);
+}
+
+/// Many of them: the list has depth, and what changes costs a chunk.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_costs_its_chunk() {
+    let all = |changed: &[u32]| {
+        let value = |n: &u32| if changed.contains(n) { "changed" } else { "first" };
+        let records: Vec<_> = (0..40_000).map(|n| numbered(n, value(&n))).collect();
+        ScriptedArtifact::records("keys", records)
+    };
+    let (lab, first) = round_trip(all(&[])).await;
+    let ContentRef::Records { records, .. } = content(&first) else { panic!() };
+    assert!(records.depth > 0, "{} chunks", records.chunks.len());
+    let create = async |artifact| {
+        lab.sources[0].set(artifact);
+        let CreateReport { snapshot, .. } = lab.create().await.unwrap();
+        (snapshot.stats.bytes_new, snapshot)
+    };
+    let (same, _) = create(all(&[])).await;
+    assert_eq!(same, 0);
+    let (few, second) = create(all(&[7, 20_000, 39_999])).await;
+    assert!(few < 3 * 64 * 1024 + 40 * 8192, "{few}");
+    let repository = lab.open().await.unwrap();
+    let (before, after) = (&first.sources[0], &second.sources[0]);
+    let diff = repository.diff(&lab.cx, before, after, None, &mut |_, _| Ok(())).await.unwrap();
+    assert!(diff.artifacts[0].differs);
+    assert!((1..=few).contains(&diff.artifacts[0].bytes_new.unwrap()), "{diff:?}");
+    lab.restore_with(&second, |options| options.overwrite = true).await.unwrap();
+    assert!(lab.is_restored(0));
+    lab.restore_with(&first, |options| options.overwrite = true).await.unwrap();
+    assert!(!lab.is_restored(0));
+}
+
+/// What could not be put back is not stored, and the run says whose fault it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_break_the_rules_are_refused() {
+    let record = |place: &str| ScriptedRecord::new(place.to_owned(), "x");
+    let long = ScriptedRecord::new(vec![b'x'; MAX_POSITION + 1], "x");
+    for (what, artifact) in [
+        ("out of order", ScriptedArtifact::sequence("x", &["key"], vec![record("b"), record("a")])),
+        ("no axes", ScriptedArtifact::sequence("x", &[], vec![])),
+        ("too many axes", ScriptedArtifact::sequence("x", &["a"; 5], vec![])),
+        ("a place too few", ScriptedArtifact::sequence("x", &["a", "b"], vec![record("a")])),
+        ("a long place", ScriptedArtifact::sequence("x", &["key"], vec![long])),
+    ] {
+        let lab = Lab::new([ScriptedSource::new("app").with(artifact)]).await;
+        let e = lab.create().await.unwrap_err();
+        assert_eq!(e.reason(), Reason::Internal, "{what}: {e}");
+        assert!(lab.snapshots().await.is_empty(), "{what}");
+        lab.sources[0].log().assert_released();
+    }
+}
+
+/// A source that fails in the middle leaves nothing, and the next run goes on as if nothing had been.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_in_the_middle_is_told() {
+    let records: Vec<_> = (0..1000).map(|n| numbered(n, "first")).collect();
+    let source = ScriptedSource::new("app")
+        .with(ScriptedArtifact::records("keys", records))
+        .trouble(Stage::Read, Trouble::Fail(Reason::Io));
+    let lab = Lab::new([source]).await;
+    assert_eq!(lab.create().await.unwrap_err().reason(), Reason::Io);
+    lab.sources[0].heal();
+    let first = lab.create().await.unwrap().snapshot;
+    lab.restore(&first).await.unwrap();
+    assert!(lab.is_restored(0));
+}
+
+/// Whoever has the key can say something else about a sequence than what it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_that_lie_are_not_believed() {
+    let records: Vec<_> = (0..500).map(|n| numbered(n, "first")).collect();
+    let artifacts = [
+        ScriptedArtifact::records("keys", records),
+        ScriptedArtifact::bytes("noise", noise(5000, 1)),
+    ];
+    let source = artifacts.into_iter().fold(ScriptedSource::new("app"), ScriptedSource::with);
+    let lab = Lab::new([source]).await;
+    let first = lab.create().await.unwrap().snapshot;
+    let ContentRef::Records { records, axes, count, bytes } = content(&first).clone() else {
+        panic!()
+    };
+    let ContentRef::Bytes { content: noise } = first.sources[0].artifacts[1].content.clone() else {
+        panic!()
+    };
+    let with = |change: &dyn Fn(&mut ContentRef)| {
+        let mut snapshot = first.clone();
+        change(&mut snapshot.sources[0].artifacts[0].content);
+        snapshot
+    };
+    let lie = |records: &snapkit_core::manifest::ChunkList, axes: &[String], count| {
+        let (records, axes) = (records.clone(), axes.to_vec());
+        with(&|content| {
+            *content =
+                ContentRef::Records { records: records.clone(), axes: axes.clone(), count, bytes };
+        })
+    };
+    let mut reversed = records.clone();
+    reversed.chunks.reverse();
+    for (what, snapshot) in [
+        ("too few", lie(&records, &axes, count - 1)),
+        ("too many", lie(&records, &axes, count + 1)),
+        ("no axes", lie(&records, &[], count)),
+        ("another axis", lie(&records, &["a".to_owned(), "b".to_owned()], count)),
+        ("many axes", lie(&records, &vec!["a".to_owned(); 100_000], count)),
+        ("out of order", lie(&reversed, &axes, count)),
+        ("no records", lie(&noise, &axes, count)),
+    ] {
+        lab.commit(&snapshot, &serde_json::to_vec(&snapshot).unwrap()).await;
+        let e = lab.restore_with(&snapshot, |options| options.overwrite = true).await.unwrap_err();
+        assert_eq!(e.reason(), Reason::Corrupt, "{what}: {e}");
+        let report = lab.verify(true).await.unwrap();
+        assert!(!report.is_sound(), "{what}");
+        // What is left of the snapshot is restored when that is asked for.
+        let summary = lab
+            .restore_with(&snapshot, |options| {
+                (options.overwrite, options.allow_damage) = (true, true);
+            })
+            .await
+            .unwrap();
+        assert!(summary.damaged, "{what}");
+        assert_eq!(lab.restored(0).len(), 1, "{what}");
+    }
+    lab.commit(&first, &serde_json::to_vec(&first).unwrap()).await;
+    lab.assert_sound().await;
+}
