@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
 use snapkit_core::context::Timestamp;
 use snapkit_core::entries::{StoredEntry, encode_entry};
 use snapkit_core::frame::{Effort, FrameCodec};
 use snapkit_core::id::ChunkId;
 use snapkit_core::manifest::{ChunkList, ChunkRef};
+use snapkit_core::records::{StoredRecord, StoredValue, encode_record};
 use snapkit_core::tree::{EntryKind, EntryPath, Extent, TreeEntry};
 use snapkit_fuzz::CREDENTIAL;
 
@@ -28,7 +30,7 @@ fn main() -> std::io::Result<()> {
     for (path, kind, content) in [
         ("etc", EntryKind::Directory, ChunkList::default()),
         ("etc/a", EntryKind::File { size: 9, extents: None }, list.clone()),
-        ("etc/b", EntryKind::File { size: 9000, extents }, list),
+        ("etc/b", EntryKind::File { size: 9000, extents }, list.clone()),
         ("etc/c", EntryKind::Symlink { target: b"a".to_vec() }, ChunkList::default()),
         (
             "etc/d",
@@ -43,6 +45,30 @@ fn main() -> std::io::Result<()> {
         encode_entry(&StoredEntry { entry, content }, &mut Vec::new(), &mut tree);
     }
     put("entries", "tree", &tree)?;
+
+    let mut records = vec![1];
+    for (place, value) in [
+        ("a", StoredValue::Inline(Bytes::from_static(b"value"))),
+        ("b", StoredValue::Content(list)),
+    ] {
+        let positions = vec![Bytes::from(place), Bytes::from_static(&[0, 0, 0, 1])];
+        encode_record(&StoredRecord { positions, value }, &mut Vec::new(), &mut records);
+    }
+    put("records", "two", &records)?;
+
+    // Functions, a database, a key that expires, and values: plain, a number, compressed, packed, a stream.
+    let rdb: [&[u8]; 9] = [
+        b"REDIS0010\xfa\x03key\x05value\xf5\x04code\xfe\x00\xfb\x05\x01",
+        b"\xfc\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01a\x05hello",
+        b"\x00\x01b\xc1\x39\x30",
+        b"\x00\x01c\xc3\x06\x40\x64\x01xx\xe0\x59\x00",
+        b"\x10\x01d\x0b\x0b\x00\x00\x00\x02\x00\x81f\x02\x01\x01\xff",
+        b"\x12\x01e\x01\x02\x09\x09\x00\x00\x00\x01\x00\x07\x01\xff",
+        b"\x0b\x01f\x0a\x02\0\0\0\x01\0\0\0\x05\x00",
+        b"\x0a\x01g\x0f\x0f\0\0\0\x0c\0\0\0\x02\0\x00\xf3\x02\xf6\xff",
+        b"\x13\x01h\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\0\0\0\0\0\0\0\0",
+    ];
+    put("rdb", "some", &rdb.concat())?;
 
     let codec = FrameCodec::new(true);
     let text = b"all work and no play ".repeat(50);

@@ -1,0 +1,6 @@
+//! Redis, and what speaks its language.
+//!
+//! [`rdb`] reads the format of its snapshots: each key with the bytes of its value as the server wrote them, and a
+//! digest of what they mean.
+
+pub mod rdb;
