@@ -69,11 +69,13 @@ impl<R: Read> Input<R> {
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
-        self.inner.read_exact(buffer).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => {
+        self.inner.read_exact(buffer).map_err(|e| match e.downcast::<Error>() {
+            // Who reads for us knows better what it means.
+            Ok(own) => own,
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 Error::corrupt("the snapshot ends early").with("at", self.position)
             }
-            _ => Error::io("cannot read the snapshot", e).with("at", self.position),
+            Err(e) => Error::io("cannot read the snapshot", e).with("at", self.position),
         })?;
         self.crc.update(buffer);
         self.position += buffer.len() as u64;

@@ -1,159 +1,37 @@
 //! The format of snapshots against a real server, and against bytes that are none.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
 
 use insta::assert_snapshot;
 use snapkit_core::Reason;
+use snapkit_source_redis::connection::Reply;
 use snapkit_source_redis::rdb::{Item, Key, Snapshot, ValueDigest, footer};
 
-/// A server in a directory of its own, which is gone when this is dropped.
-struct Server {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Server {
-    /// None where there is no such program; in continuous integration that is a failure.
-    fn start(settings: &[&str]) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("redis-server");
-        command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(dir.path().join("socket"));
-        command.arg("--dir").arg(dir.path()).args(settings);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(child) = child else {
-            assert!(std::env::var_os("CI").is_none(), "redis-server must not be missing in CI");
-            return None;
-        };
-        let server = Self { child, dir };
-        for _ in 0..1000 {
-            if UnixStream::connect(server.path("socket")).is_ok() {
-                return Some(server);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the server does not start");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn client(&self) -> Client {
-        Client { stream: UnixStream::connect(self.path("socket")).unwrap(), buffer: Vec::new() }
-    }
-
-    /// Let it write a snapshot, and read that.
-    fn saved(&self) -> Vec<u8> {
-        assert_eq!(self.client().ask(&[b"SAVE"]), Reply::Text(b"OK".to_vec()));
-        std::fs::read(self.path("dump.rdb")).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Reply {
-    Text(Vec<u8>),
-    Number(i64),
-    Nothing,
-    Many(Vec<Self>),
-    Refused(String),
-}
-
-struct Client {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-}
-
-impl Client {
-    fn ask(&mut self, words: &[&[u8]]) -> Reply {
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            request.extend(format!("${}\r\n", word.len()).bytes());
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
-        }
-        self.stream.write_all(&request).unwrap();
-        self.reply()
-    }
-
-    /// A command as one would type it.
-    fn say(&mut self, command: &str) -> Reply {
-        let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
-        let reply = self.ask(&words);
-        assert!(!matches!(reply, Reply::Refused(_)), "{command}: {reply:?}");
-        reply
-    }
-
-    fn more(&mut self) {
-        let mut piece = [0; 4096];
-        let n = self.stream.read(&mut piece).unwrap();
-        assert!(n > 0, "the server has closed the connection");
-        self.buffer.extend_from_slice(&piece[..n]);
-    }
-
-    fn line(&mut self) -> String {
-        loop {
-            if let Some(at) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
-                let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
-                return String::from_utf8(line[..at].to_vec()).unwrap();
-            }
-            self.more();
-        }
-    }
-
-    fn reply(&mut self) -> Reply {
-        let line = self.line();
-        let rest = &line[1..];
-        match &line[..1] {
-            "+" => Reply::Text(rest.as_bytes().to_vec()),
-            "-" => Reply::Refused(rest.to_owned()),
-            ":" => Reply::Number(rest.parse().unwrap()),
-            "$" if rest == "-1" => Reply::Nothing,
-            "$" => {
-                let len: usize = rest.parse().unwrap();
-                while self.buffer.len() < len + 2 {
-                    self.more();
-                }
-                let text = self.buffer.drain(..len + 2).take(len).collect();
-                Reply::Text(text)
-            }
-            "*" if rest == "-1" => Reply::Nothing,
-            "*" => Reply::Many((0..rest.parse().unwrap()).map(|_| self.reply()).collect()),
-            _ => panic!("{line}"),
-        }
-    }
-}
+use crate::server::{Client, Server};
 
 /// A database and a key.
-type Name = (u64, Vec<u8>);
+pub(crate) type Name = (u64, Vec<u8>);
 
 /// A key, the bytes of its value, and what they mean.
-type Found = (Key, Vec<u8>, ValueDigest);
+pub(crate) type Found = (Key, Vec<u8>, ValueDigest);
 
 /// All that is in a snapshot: functions, and keys with the bytes and the digests of their values.
 #[derive(Debug, Default)]
-struct Read {
-    functions: Vec<Vec<u8>>,
-    keys: BTreeMap<Name, Found>,
-    aux: BTreeMap<String, String>,
-    checked: bool,
+pub(crate) struct Read {
+    pub(crate) functions: Vec<Vec<u8>>,
+    pub(crate) keys: BTreeMap<Name, Found>,
+    pub(crate) aux: BTreeMap<String, String>,
+    pub(crate) checked: bool,
 }
 
-fn read(bytes: &[u8]) -> snapkit_core::Result<Read> {
-    let mut snapshot = Snapshot::begin(bytes)?;
+pub(crate) fn read(bytes: &[u8]) -> snapkit_core::Result<Read> {
+    rest(&mut Snapshot::begin(bytes)?)
+}
+
+/// All that is still to come.
+pub(crate) fn rest<R: std::io::Read>(snapshot: &mut Snapshot<R>) -> snapkit_core::Result<Read> {
     let mut read = Read::default();
     loop {
         match snapshot.item()? {
@@ -179,7 +57,7 @@ fn read(bytes: &[u8]) -> snapkit_core::Result<Read> {
 }
 
 /// Something of every kind, in every encoding that this server has.
-fn fill(client: &mut Client) {
+pub(crate) fn fill(client: &mut Client) {
     for command in [
         "SET text hello",
         "SET number -12345",

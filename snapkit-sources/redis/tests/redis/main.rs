@@ -1,0 +1,7 @@
+//! Against real servers, which the tests start and end.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod rdb;
+mod replica;
+mod server;
