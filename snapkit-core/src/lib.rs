@@ -42,8 +42,10 @@ pub mod index;
 pub mod ledger;
 pub mod pack;
 pub mod records;
+pub mod scratch;
 pub mod seal;
 pub mod sign;
+pub mod sort;
 
 pub mod engine;
 

@@ -23,6 +23,8 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "seal",
             "entries",
             "records",
+            "scratch",
+            "sort",
             "pack",
             "index",
             "ledger",

@@ -1,17 +1,13 @@
 //! Databases that cannot be captured or put back, and what is said of each.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
 use insta::assert_snapshot;
 
 use crate::support::{TestEnv, is_root, said};
-
-fn permit(env: &TestEnv, path: &str, mode: u32) {
-    fs::set_permissions(env.path(path), fs::Permissions::from_mode(mode)).unwrap();
-}
 
 fn in_wal_mode(env: &TestEnv, path: &str) {
     env.database(path, 10);
@@ -131,18 +127,18 @@ fn that_rights_keep_away() {
     let run =
         |args: &[&str]| format!("$ snapkit {}\n{}\n", args.join(" "), env.run_as_nobody(args));
     let mut all = run(&["create", "closed/app.db", "--name", "first", "-q"]);
-    permit(&env, "work/closed", 0o555);
-    permit(&env, "work/hidden/app.db", 0);
+    env.permit("work/closed", 0o555);
+    env.permit("work/hidden/app.db", 0);
     all += &run(&["create", "closed/app.db"]);
     all += &run(&["create", "hidden/app.db"]);
     all += &run(&["restore", "first", "--overwrite"]);
-    permit(&env, "work/hidden", 0);
+    env.permit("work/hidden", 0);
     all += &run(&["create", "hidden/app.db"]);
     fs::create_dir(env.path("work/out")).unwrap();
-    permit(&env, "work/out", 0o555);
+    env.permit("work/out", 0o555);
     all += &run(&["restore", "first", "--target", "out"]);
-    permit(&env, "work/hidden", 0o755);
-    permit(&env, "work/out", 0o755);
+    env.permit("work/hidden", 0o755);
+    env.permit("work/out", 0o755);
     assert_snapshot!(all, @"
     $ snapkit create closed/app.db --name first -q
     --- exit 0

@@ -1,7 +1,7 @@
 //! What is said when the machine refuses something: places that cannot be written, limits, rights.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 
 use insta::assert_snapshot;
 
@@ -11,10 +11,6 @@ fn limit(env: &TestEnv, limits: &[&str], args: &[&str]) -> CommandOutput {
     let program = [env!("CARGO_BIN_EXE_snapkit")];
     let all = limits.iter().chain(&program).chain(args);
     env.through("prlimit", all).output().unwrap().into()
-}
-
-fn permit(env: &TestEnv, path: &str, mode: u32) {
-    fs::set_permissions(env.path(path), fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// What a directory of its own is for is done without it where that loses nothing.
@@ -382,20 +378,20 @@ fn rights_that_are_missing() {
     let env = TestEnv::with_snapshot();
     env.write("work/data/secret", "x");
     env.write("work/data/secret2", "x");
-    permit(&env, "work/data/secret", 0);
-    permit(&env, "work/data/secret2", 0);
+    env.permit("work/data/secret", 0);
+    env.permit("work/data/secret2", 0);
     let run =
         |args: &[&str]| format!("$ snapkit {}\n{}\n", args.join(" "), env.run_as_nobody(args));
     let mut all = run(&["create", "data", "--name", "gaps"]);
     all += &run(&["restore", "gaps", "--target", "out"]);
     all += &run(&["diff", "gaps", "gaps"]);
     for place in ["repo", "repo/packs", "repo/index", "repo/snapshots", "repo/sessions"] {
-        permit(&env, place, 0o500);
+        env.permit(place, 0o500);
     }
-    permit(&env, "home/.local/state/snapkit", 0o500);
+    env.permit("home/.local/state/snapkit", 0o500);
     all += &run(&["doctor", "--no-sources"]);
     all += &run(&["create", "data"]);
-    permit(&env, "repo", 0);
+    env.permit("repo", 0);
     all += &run(&["list"]);
     assert_snapshot!(all, @"
     $ snapkit create data --name gaps
@@ -450,7 +446,7 @@ fn rights_that_are_missing() {
       caused by: Permission denied (os error 13)
     --- exit 1
     ");
-    permit(&env, "repo", 0o700);
+    env.permit("repo", 0o700);
 }
 
 /// A user without a home is told what to name.
@@ -463,7 +459,7 @@ fn no_place_for_a_key() {
     env.unset("HOME");
     let program = env.program();
     for path in ["", "work"] {
-        permit(&env, path, 0o755);
+        env.permit(path, 0o755);
     }
     let program = program.to_str().unwrap().to_owned();
     let who = ["--reuid", "54321", "--regid", "54321", "--clear-groups", "--", &program];
