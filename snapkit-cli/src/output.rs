@@ -72,6 +72,11 @@ impl Output {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// Whether nobody reads on, which is told by nothing else.
+    pub(crate) fn has_lost_its_reader(&self) -> bool {
+        self.is_closed() && lock(&self.failure).is_none()
+    }
+
     /// A line of the result.
     pub(crate) fn line(&self, text: impl Display) {
         if !self.manner.json {

@@ -93,6 +93,9 @@ pub fn encode_record(record: &StoredRecord, scratch: &mut Vec<u8>, out: &mut Vec
 
 /// Read the records of a chunk, which have so many axes.
 pub fn decode_records(chunk: &Bytes, axes: usize) -> Result<Vec<StoredRecord>> {
+    if !(1..=MAX_AXES).contains(&axes) {
+        return Err(Error::corrupt("a sequence of records has impossible axes"));
+    }
     let mut outer = Reader::new(chunk, "a record");
     if chunk.len() > LONGEST_RECORD_CHUNK {
         return Err(outer.broken("its chunk is too long"));

@@ -7,6 +7,7 @@ use snapkit_core::error::{Error, Result};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::format::count;
+use crate::location::without_credentials;
 use crate::stack::{FULL, StackFile};
 
 /// Check the stack file, or show what it amounts to
@@ -75,12 +76,23 @@ fn check(app: &App, file: &StackFile) -> Result<Exit> {
 }
 
 fn show(app: &App, file: &StackFile) -> Result<Exit> {
-    let described = file.describe(&app.env)?;
+    let mut described = file.describe(&app.env)?;
+    redact(&mut described);
     let mut lines = Vec::new();
     flatten("", &described, &mut lines);
     lines.iter().for_each(|line| app.output.line(line));
     app.output.document(&described)?;
     Ok(Exit::Done)
+}
+
+/// Take out the credentials that somebody has put into URLs.
+fn redact(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = without_credentials(text),
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        Value::Object(table) => table.values_mut().for_each(redact),
+        _ => {}
+    }
 }
 
 /// Lines `a.b.c = value`.

@@ -365,8 +365,9 @@ fn program(app: &App, directory: &Path, name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(is_program)
 }
 
-/// Exit codes of runs that did nothing: the arguments made no sense, something was in the way, another time.
-const REFUSED: [u8; 3] = [2, 11, 75];
+/// Exit codes of restores that did nothing: the arguments made no sense, or something was in the way. A create that
+/// did nothing is missing, whatever the reason.
+const REFUSED: [u8; 2] = [2, 11];
 
 /// How the last runs here ended.
 fn of_history(app: &App, findings: &mut Findings) {
@@ -376,7 +377,8 @@ fn of_history(app: &App, findings: &mut Findings) {
     for command in ["create", "restore", "verify"] {
         // What was refused before it did anything tells nothing of how well things are.
         let counts = |run: &&Run| {
-            run.command == command && run.repository == repository && !REFUSED.contains(&run.exit)
+            let is_refused = command == "restore" && REFUSED.contains(&run.exit);
+            run.command == command && run.repository == repository && !is_refused
         };
         let last = all.iter().find(counts);
         let Some(Run { started, outcome, exit, error, .. }) = last else {

@@ -105,10 +105,13 @@ async fn write(app: &App, mut content: ByteStream) -> Result<()> {
         }))
         .await?;
         if app.output.is_closed() {
-            // What was read of it is not all of it, and a pipeline would take it for that.
-            let what = "standard output was closed before all was written to it";
-            return Err(Error::new(Reason::Io, what).with_hint(""));
+            break;
         }
+    }
+    if app.output.has_lost_its_reader() {
+        // What was read of it is not all of it, and a pipeline would take it for that.
+        let what = "standard output was closed before all was written to it";
+        return Err(Error::new(Reason::Io, what).with_hint(""));
     }
     Ok(())
 }

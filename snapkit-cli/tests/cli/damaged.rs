@@ -221,7 +221,7 @@ fn snapshots() {
     $ snapkit show latest
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     === empty, cut short
@@ -248,7 +248,7 @@ fn snapshots() {
     $ snapkit show latest
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     ");
@@ -359,19 +359,19 @@ fn the_newest_snapshot_is_gone() {
     $ snapkit restore latest --overwrite
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     $ snapkit restore @2100-01-01 --overwrite
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what @2100-01-01 means; name an older one to have it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what @2100-01-01 means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     $ snapkit dump latest:files
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
-    error: snapshot [SNAPSHOT] was here and is gone without a trace, and may be what latest means; name an older one to have it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     $ snapkit restore first --target out

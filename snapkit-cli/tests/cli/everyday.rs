@@ -391,6 +391,14 @@ fn a_doctor_judges_what_counts() {
     assert!(!env.run(["create"]).is_success());
     let told = env.run(["doctor", "--no-sources"]).stderr;
     assert_eq!(told, "nothing is wrong, but 1 warning should be looked at\n");
+    // A create that asks for another time has not been one.
+    let text = env.read("work/snapkit.toml");
+    let hook = "[[hook]]\non = \"before:freeze\"\nrun = [\"sh\", \"-c\", \"exit 75\"]\n";
+    env.write("work/snapkit.toml", text + hook);
+    env.database("work/app.db", 2);
+    assert_eq!(env.run(["create"]).code(), Some(75));
+    let told = env.run(["doctor", "--no-sources"]).text();
+    assert!(told.contains("warning  last create") && told.contains("try again later"), "{told}");
 }
 
 #[test]

@@ -325,6 +325,14 @@ fn content_that_nobody_reads_to_its_end_is_an_error() {
     error: standard output was closed before all was written to it
     --- exit 1
     ");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let told = env.command(["dump", &place]).stdout(full).output().unwrap();
+    assert_snapshot!(CommandOutput::from(told), @"
+    --- stderr
+    error: cannot write to standard output
+      caused by: No space left on device (os error 28)
+    --- exit 1
+    ");
 }
 
 /// An error that cannot be told as a document where it belongs is told elsewhere.
@@ -353,6 +361,13 @@ fn credentials_in_a_url_are_not_remembered() {
     }
     all += &env.run(["history", "--all", "--json"]).text();
     assert!(!all.contains("hunter2"), "{all}");
+    let text = "[sources.a]\nkind = \"files\"\npaths = [\"data\"]\n[[probe]]\nhttp = \"http://me:hunter2@host/\"\n";
+    env.write("work/snapkit.toml", text);
+    let shown = env.run(["config", "show"]);
+    assert!(
+        shown.text().contains("http://…@host/") && !shown.text().contains("hunter2"),
+        "{shown}"
+    );
     let history = env.read("home/.local/state/snapkit/history");
     assert!(history.contains("s3://…@bucket/x") && !history.contains("hunter2"), "{history}");
 }

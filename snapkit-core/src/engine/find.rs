@@ -235,11 +235,10 @@ impl Ledger {
     fn check_newest(&self, spec: &str, found: Option<&Head>) -> Result<()> {
         // Of two of one second nobody can say which is newer.
         let newer = |id: &SnapshotId| found.is_none_or(|s| id.second() >= s.id.second());
-        // Nor of what one is that was here and is not any more.
-        if let Some(id) = self.gone.iter().find(|id| newer(id)) {
+        // Nor of what one is that was here, or that others name, and is not there any more.
+        if let Some(id) = self.gone.iter().chain(&self.missing).find(|id| newer(id)) {
             let what = format!(
-                "snapshot {id} was here and is gone without a trace, and may be what {spec} means; name an older \
-                 one to have it"
+                "snapshot {id} is gone without a trace, and may be what {spec} means; name an older one to have it"
             );
             return Err(Error::new(Reason::ObjectMissing, what).with_hint(
                 "once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it",

@@ -40,6 +40,8 @@ struct Growing {
     chunker: RecordChunker,
     /// Finished, and not yet named.
     chunks: Vec<Bytes>,
+    /// How many bytes they have.
+    waiting: usize,
     list: GrowingList,
     count: u64,
     bytes: u64,
@@ -76,8 +78,10 @@ impl RecordStore<'_> {
                 growing.bytes += stored.value.len();
                 growing.last = stored.positions.first().cloned();
                 let key = &self.writer.shared().chunk_key;
+                let before = growing.chunks.len();
                 growing.chunker.add(key, &stored, &mut growing.chunks);
-                if growing.chunks.iter().map(Bytes::len).sum::<usize>() >= NAMED_AT_ONCE {
+                growing.waiting += growing.chunks[before..].iter().map(Bytes::len).sum::<usize>();
+                if growing.waiting >= NAMED_AT_ONCE {
                     self.put(&mut growing).await?;
                 }
             }
@@ -114,6 +118,7 @@ impl RecordStore<'_> {
     async fn put(&mut self, growing: &mut Growing) -> Result<()> {
         let (shared, chunks) =
             (Arc::clone(self.writer.shared()), std::mem::take(&mut growing.chunks));
+        growing.waiting = 0;
         let named = self.cx.compute(move || name_all(&shared, chunks)).await?;
         for Named { chunk, content, known } in named {
             self.writer.put(Lane::Data, chunk, content, known).await?;
