@@ -311,8 +311,8 @@ impl Manifest for StoredManifest {
                 self.encode_shared(cx, ObjectType::Marker, &key, &marker)?
             }
         };
-        let put = cx.run(self.sink.put(cx, &key, object, PutMode::Create)).await;
-        match put {
+        let put = || cx.run(self.sink.put(cx, &key, object.clone(), PutMode::Create));
+        match put().await {
             Ok(Put::Stored) => Ok(Outcome::Won),
             Ok(Put::AlreadyThere) => match self.was_ours(cx, session, end).await? {
                 Some(true) => Ok(Outcome::Won),
@@ -320,7 +320,11 @@ impl Manifest for StoredManifest {
             },
             // The request may have been carried out although its answer was lost.
             Err(e) => match self.was_ours(cx, session, end).await {
-                Ok(Some(true)) => Ok(Outcome::Won),
+                // That it can be read does not say that it lasts; that it is there already, does.
+                Ok(Some(true)) => match put().await {
+                    Ok(_) => Ok(Outcome::Won),
+                    Err(_) => Err(e),
+                },
                 Ok(Some(false)) => Ok(Outcome::Lost),
                 _ => Err(e),
             },

@@ -5,6 +5,7 @@
 mod lab;
 
 use bytes::Bytes;
+use insta::assert_snapshot;
 use lab::{Lab, noise};
 use snapkit_core::engine::CreateReport;
 use snapkit_core::error::Reason;
@@ -103,26 +104,6 @@ async fn what_changes_costs_its_chunk() {
     assert!(!lab.is_restored(0));
 }
 
-/// What could not be put back is not stored, and the run says whose fault it is.
-#[tokio::test(flavor = "multi_thread")]
-async fn records_that_break_the_rules_are_refused() {
-    let record = |place: &str| ScriptedRecord::new(place.to_owned(), "x");
-    let long = ScriptedRecord::new(vec![b'x'; MAX_POSITION + 1], "x");
-    for (what, artifact) in [
-        ("out of order", ScriptedArtifact::sequence("x", &["key"], vec![record("b"), record("a")])),
-        ("no axes", ScriptedArtifact::sequence("x", &[], vec![])),
-        ("too many axes", ScriptedArtifact::sequence("x", &["a"; 5], vec![])),
-        ("a place too few", ScriptedArtifact::sequence("x", &["a", "b"], vec![record("a")])),
-        ("a long place", ScriptedArtifact::sequence("x", &["key"], vec![long])),
-    ] {
-        let lab = Lab::new([ScriptedSource::new("app").with(artifact)]).await;
-        let e = lab.create().await.unwrap_err();
-        assert_eq!(e.reason(), Reason::Internal, "{what}: {e}");
-        assert!(lab.snapshots().await.is_empty(), "{what}");
-        lab.sources[0].log().assert_released();
-    }
-}
-
 /// A source that fails in the middle leaves nothing, and the next run goes on as if nothing had been.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_fails_in_the_middle_is_told() {
@@ -169,6 +150,7 @@ async fn sequences_that_lie_are_not_believed() {
     };
     let mut reversed = records.clone();
     reversed.chunks.reverse();
+    let mut said = String::new();
     for (what, snapshot) in [
         ("too few", lie(&records, &axes, count - 1)),
         ("too many", lie(&records, &axes, count + 1)),
@@ -183,6 +165,8 @@ async fn sequences_that_lie_are_not_believed() {
         assert_eq!(e.reason(), Reason::Corrupt, "{what}: {e}");
         let report = lab.verify(true).await.unwrap();
         assert!(!report.is_sound(), "{what}");
+        said += &format!("{what}: {e}\n");
+        said.extend(report.damage.iter().map(|d| format!("  {}\n", d.what)));
         // What is left of the snapshot is restored when that is asked for.
         let summary = lab
             .restore_with(&snapshot, |options| {
@@ -193,6 +177,22 @@ async fn sequences_that_lie_are_not_believed() {
         assert!(summary.damaged, "{what}");
         assert_eq!(lab.restored(0).len(), 1, "{what}");
     }
+    assert_snapshot!(said, @"
+    too few: a sequence of records is longer than it should be (artifact=keys, source=app)
+      there are not as many records as there should be
+    too many: a sequence of records is shorter than it should be (artifact=keys, source=app)
+      there are not as many records as there should be
+    no axes: a sequence of records has impossible axes (artifact=keys, source=app)
+      a sequence of records has impossible axes
+    another axis: a record is malformed: its value is of an unknown kind (artifact=keys, source=app)
+      a record is malformed: its value is of an unknown kind
+    many axes: a sequence of records has impossible axes (artifact=keys, source=app)
+      a sequence of records has impossible axes
+    out of order: records are out of order (artifact=keys, source=app)
+      the source says that it would not restore as it was
+    no records: a record is malformed: its value is of an unknown kind (artifact=keys, source=app)
+      a record is malformed: its value is of an unknown kind
+    ");
     lab.commit(&first, &serde_json::to_vec(&first).unwrap()).await;
     lab.assert_sound().await;
 }

@@ -289,7 +289,13 @@ fn a_signal_is_answered() {
     let env = TestEnv::with_repository();
     let mut command = env.command(["create", "--stdin", "dump.sql"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
+    // A stream that goes on, but not for ever: it is the signal that ends the run.
+    let writer = child.stdin.take();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(60));
+        drop(writer);
+    });
     // It has begun when its session is there.
     let clock = System::new();
     while env.files("repo/sessions", "").is_empty() {

@@ -103,19 +103,29 @@ fn broken(path: &Path, why: &str) -> Error {
         .with("path", path.display())
 }
 
+fn unreadable(path: &Path) -> String {
+    format!("cannot read the index cache {}", path.display())
+}
+
 impl Run {
     /// Open every run in a directory. Damaged files and leftovers are removed: everything in the cache
     /// can be had again.
     pub fn open_all(dir: &Path) -> Result<Vec<Self>> {
         let mut runs = Vec::new();
-        let entries = std::fs::read_dir(dir)
-            .doing(|| format!("cannot read the index cache {}", dir.display()))?;
+        let entries = std::fs::read_dir(dir).doing(|| unreadable(dir))?;
         for entry in entries {
-            let path = entry.doing(|| "cannot read the index cache".to_owned())?.path();
+            let path = entry.doing(|| unreadable(dir))?.path();
             if path.extension().is_some_and(|e| e == "run") {
                 match Self::open(&path) {
                     Ok(run) => runs.push(run),
-                    Err(_) => drop(std::fs::remove_file(&path)),
+                    // It may be whole, and the machine short of something.
+                    Err(e) if e.is_passing() => {
+                        tracing::warn!(error = %e.chain(), "a file of the index cache is not used");
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e.chain(), "a file of the index cache is removed");
+                        drop(std::fs::remove_file(&path));
+                    }
                 }
             }
         }
@@ -123,9 +133,8 @@ impl Run {
     }
 
     fn open(path: &Path) -> Result<Self> {
-        let mut file =
-            open_file(path).doing(|| format!("cannot open the index cache {}", path.display()))?;
-        let io = |e| Error::io(format!("cannot read the index cache {}", path.display()), e);
+        let mut file = open_file(path).doing(|| unreadable(path))?;
+        let io = |e| Error::io(unreadable(path), e);
         let mut head = [0; HEAD_LEN];
         file.read_exact(&mut head).map_err(io)?;
         let mut r = Reader::new(&head, "a run");
@@ -165,8 +174,7 @@ impl Run {
     ) -> Result<Self> {
         let read = |at: u64, len: usize| -> Result<Vec<u8>> {
             let mut bytes = vec![0; len];
-            file.read_exact_at(&mut bytes, at)
-                .doing(|| format!("cannot read the index cache {}", path.display()))?;
+            file.read_exact_at(&mut bytes, at).doing(|| unreadable(&path))?;
             Ok(bytes)
         };
         let covers = read(HEAD_LEN as u64, counts.covers as usize * 32)?;
@@ -276,7 +284,7 @@ impl Run {
     }
 
     fn unreadable(&self) -> String {
-        format!("cannot read the index cache {}", self.path.display())
+        unreadable(&self.path)
     }
 
     /// The segments that it covers.

@@ -18,6 +18,7 @@ use snapkit_core::manifest::{ChunkList, ChunkRef};
 use snapkit_core::memory::MemorySink;
 use snapkit_core::pack::read_contents;
 use snapkit_core::progress::Silent;
+use snapkit_core::record::MAX_AXES;
 use snapkit_core::records::{
     LONGEST_RECORD_CHUNK, MAX_VALUE_IN_CHUNK, StoredRecord, StoredValue, decode_records,
     encode_record,
@@ -158,6 +159,10 @@ fn of_records() {
         let e = decode(&vec![0; len]).unwrap();
         said.insert(without_numbers(&format!("{}: {e}", e.reason())));
     }
+    for axes in [0, MAX_AXES + 1] {
+        let e = decode_records(&Bytes::from_static(b"x"), axes).unwrap_err();
+        said.insert(format!("{}: {e}", e.reason()));
+    }
     assert_snapshot!(said.into_iter().collect::<Vec<_>>().join("\n"), @"
     corrupt: a chunk of records is empty
     corrupt: a record is malformed: a chunk's length is impossible
@@ -171,6 +176,7 @@ fn of_records() {
     corrupt: a record is malformed: its length is N, the limit is N
     corrupt: a record is malformed: its value is of an unknown kind
     corrupt: a record is malformed: its value is too long
+    corrupt: a sequence of records has impossible axes
     ");
 }
 

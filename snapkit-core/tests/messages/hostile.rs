@@ -144,6 +144,7 @@ async fn of_lists() {
         ("shorter than it says", bytes(2000, 1, outer.clone())),
         ("longer than it says", bytes(500, 1, outer.clone())),
         ("its parts do not add up", bytes(999, 0, list.chunks.clone())),
+        ("of no parts", bytes(1000, 1, vec![])),
         ("too deep", bytes(1000, 9, outer.clone())),
         ("deeper than it is", bytes(1000, 2, outer)),
         ("of something that is not there", bytes(1000, 0, vec![unknown])),
@@ -164,6 +165,10 @@ async fn of_lists() {
     read: a chunk list is malformed: chunks do not add up to the content's length (corrupt, exit 4)
     restore: a chunk list is malformed: chunks do not add up to the content's length (artifact=piece-N, source=app) (corrupt, exit 4)
     verify: index: a chunk list is malformed: chunks do not add up to the content's length
+    === of no parts
+    read: a chunk list is malformed: a list is empty (corrupt, exit 4)
+    restore: a chunk list is malformed: a list is empty (artifact=piece-N, source=app) (corrupt, exit 4)
+    verify: index: a chunk list is malformed: a list is empty
     === too deep
     read: a chunk list is malformed: a list is too deep (corrupt, exit 4)
     restore: a chunk list is malformed: a list is too deep (artifact=piece-N, source=app) (corrupt, exit 4)

@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod contract;
 mod decoders;
 mod hostile;
 mod library;

@@ -85,7 +85,8 @@ impl Capture for StreamCapture {
         Ok((!std::mem::replace(&mut self.named, true)).then(|| self.meta.clone()))
     }
 
-    async fn open(&self, _: &Context, name: &ArtifactName) -> Result<Body> {
+    async fn open(&self, cx: &Context, name: &ArtifactName) -> Result<Body> {
+        let cx = cx.clone();
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
         let input = input.filter(|_| *name == self.meta.name).ok_or_else(|| {
             Error::new(Reason::NotFound, "a stream can be read once").with("artifact", name)
@@ -95,6 +96,11 @@ impl Capture for StreamCapture {
             tally.lock().unwrap_or_else(PoisonError::into_inner).0.take_in(piece);
         });
         let end = stream::once(async move {
+            // Who is told to stop is often told together with the program that writes the stream.
+            // What came until then is not all of it.
+            if let Err(e) = cx.check() {
+                return Some(Err(e));
+            }
             let mut tally = at_end.lock().unwrap_or_else(PoisonError::into_inner);
             tally.1 = true;
             let what = "the stream is empty: whatever should have written it has written nothing";

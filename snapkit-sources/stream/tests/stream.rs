@@ -87,6 +87,22 @@ async fn nothing_is_no_capture() {
     assert_eq!(e.reason(), Reason::Io);
 }
 
+/// Who stops a pipeline stops the program that writes into it, too.
+#[tokio::test]
+async fn a_stream_that_ends_with_the_run_is_not_whole() {
+    let cx = Context::system();
+    for pieces in [&["half of"][..], &[]] {
+        let cx = cx.child();
+        let source = source("a.sql", bytes(pieces));
+        let capture = source.capture(&cx, None).await.unwrap();
+        let name = ArtifactName::new("a.sql").unwrap();
+        let body = capture.open(&cx, &name).await.unwrap().into_bytes().unwrap();
+        cx.cancel();
+        let e = body.try_collect::<Vec<_>>().await.unwrap_err();
+        assert!(e.is_cancelled(), "{}", e.chain());
+    }
+}
+
 #[tokio::test]
 async fn a_stream_is_there_once() {
     let source = source("dump.tar", bytes(&["x"]));
