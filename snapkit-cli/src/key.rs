@@ -283,7 +283,13 @@ impl NewKeyFile {
         // The name is as random as the repository's identity: nothing else has it.
         fs::rename(&self.path, &named)
             .and_then(|()| sync_directory(&named))
-            .doing(|| format!("cannot rename the key file {}", self.path.display()))?;
+            .doing(|| format!("cannot rename the key file {}", self.path.display()))
+            .map_err(|e| {
+                e.with_hint(format!(
+                    "the repository is there: name it {} yourself",
+                    named.display()
+                ))
+            })?;
         Ok(named)
     }
 

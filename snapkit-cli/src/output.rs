@@ -171,13 +171,9 @@ impl Output {
             return;
         }
         self.flush();
-        let mut said = sentence(error);
-        self.to_stderr(&format!("error: {said}"));
-        for cause in causes(error) {
-            if cause != said {
-                self.to_stderr(&format!("  caused by: {cause}"));
-                said = cause;
-            }
+        self.to_stderr(&format!("error: {}", sentence(error)));
+        for cause in error.causes() {
+            self.to_stderr(&format!("  caused by: {cause}"));
         }
         let hint = error.hint();
         if !hint.is_empty() {
@@ -342,7 +338,7 @@ fn failure_document(error: &Error) -> serde_json::Value {
             "kind": exit::kind(error),
             "message": error.message(),
             "context": context,
-            "causes": causes(error).collect::<Vec<_>>(),
+            "causes": error.causes().collect::<Vec<_>>(),
             "hint": error.hint(),
         }
     })
@@ -360,11 +356,6 @@ fn sentence(error: &Error) -> String {
 
 fn context(error: &Error) -> impl Iterator<Item = (&str, &str)> {
     error.context().iter().map(|(key, value)| (*key, value.as_str()))
-}
-
-fn causes(error: &Error) -> impl Iterator<Item = String> {
-    let first = std::error::Error::source(error);
-    std::iter::successors(first, |cause| cause.source()).map(ToString::to_string)
 }
 
 /// Text that a terminal shows and does not obey: names in a snapshot are what its writer chose. Nor do

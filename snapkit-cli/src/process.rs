@@ -89,10 +89,26 @@ pub(crate) fn run(entry: EntryPoint) -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .doing(|| "cannot start the threads of this program".to_owned())
+    let what = || "cannot start the threads of this program".to_owned();
+    can_start_threads().doing(what).map_err(|e| {
+        e.with_hint(
+            "a limit on processes stands in the way (`ulimit -u`, TasksMax= of systemd, a container's)",
+        )
+    })?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().doing(what)
+}
+
+/// Whether as many threads can be had as there are going to be workers. tokio panics when it does not get
+/// one, and then waits for ever for those that it has.
+fn can_start_threads() -> std::io::Result<()> {
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let gate = std::sync::Mutex::new(());
+    std::thread::scope(|scope| {
+        let _closed = gate.lock();
+        let wait = || drop(gate.lock());
+        (0..workers)
+            .try_for_each(|_| std::thread::Builder::new().spawn_scoped(scope, wait).map(drop))
+    })
 }
 
 /// Run a command, and end it when a signal asks for that.

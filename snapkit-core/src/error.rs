@@ -331,14 +331,21 @@ impl Error {
     /// This error and its causes in one line, for lists of problems.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
+        self.causes().fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// The texts of the causes, from the nearest to the first. Some libraries repeat a cause at the end of the text
+    /// of what it has caused; it is told once.
+    pub fn causes(&self) -> impl Iterator<Item = String> {
+        let mut last = self.message().to_owned();
+        let first = std::error::Error::source(self);
+        let causes = std::iter::successors(first, |cause| cause.source());
+        causes.filter_map(move |cause| {
+            let text = cause.to_string();
+            let is_news = !last.ends_with(&text);
+            last.clone_from(&text);
+            is_news.then_some(text)
+        })
     }
 }
 

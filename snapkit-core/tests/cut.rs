@@ -251,6 +251,7 @@ async fn a_hanging_thaw_does_not_keep_the_gate_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_cut_that_takes_too_long_is_no_cut() {
     let seconds = Duration::from_secs;
+    let mut said = String::new();
     // Each alone would be quick enough; and one alone is not.
     for (slow_takes, quick_takes) in [(6, 6), (11, 0), (0, 11)] {
         let log = CallLog::new();
@@ -263,6 +264,7 @@ async fn a_cut_that_takes_too_long_is_no_cut() {
         .await;
         let begun = lab.cx.monotonic();
         let e = create(&lab, &lab.cx, &gated(&lab, &door)).await.unwrap_err();
+        said += &format!("{slow_takes} and {quick_takes}: {}\n", e.chain());
         assert_eq!(e.reason(), Reason::TimedOut);
         let took = lab.cx.monotonic().saturating_sub(begun);
         assert!(took >= seconds(10) && took < seconds(11), "{took:?}");
@@ -271,6 +273,11 @@ async fn a_cut_that_takes_too_long_is_no_cut() {
         assert_eq!(lab.aborted().await, ["timed-out"]);
         assert_eq!(log.count("slow", Stage::Next) + log.count("quick", Stage::Next), 0);
     }
+    insta::assert_snapshot!(said, @"
+    6 and 6: the window of 10s in which all are to be frozen has passed (source=quick): the time limit has passed
+    11 and 0: the window of 10s in which all are to be frozen has passed (source=slow): the time limit has passed
+    0 and 11: the window of 10s in which all are to be frozen has passed (source=quick): the time limit has passed
+    ");
 }
 
 #[tokio::test(start_paused = true)]

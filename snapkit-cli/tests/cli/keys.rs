@@ -129,6 +129,13 @@ fn a_passphrase_command_that_fails_is_named() {
     hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
     --- exit 12
     ");
+    env.set("SNAPKIT_PASSPHRASE_COMMAND", "printf '\\377'");
+    assert_snapshot!(env.run(["list"]), @"
+    --- stderr
+    error: SNAPKIT_PASSPHRASE_COMMAND says something that is not valid UTF-8
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    ");
     env.unset("SNAPKIT_PASSPHRASE_COMMAND");
     env.set("SNAPKIT_PASSPHRASE_FILE", "/none");
     assert_snapshot!(env.run(["list"]), @"

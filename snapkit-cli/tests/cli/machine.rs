@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use insta::assert_snapshot;
 
-use crate::support::{CommandOutput, TestEnv, is_root, said};
+use crate::support::{CommandOutput, NOBODY, TestEnv, is_root, said};
 
 fn limit(env: &TestEnv, limits: &[&str], args: &[&str]) -> CommandOutput {
     let program = [env!("CARGO_BIN_EXE_snapkit")];
@@ -470,5 +470,28 @@ fn no_place_for_a_key() {
     --- stderr
     error: there is no home directory for the key file: name a place with --key-file or SNAPKIT_KEY_FILE
     --- exit 2
+    ");
+}
+
+/// Without its threads the program says so, and does not wait for them.
+#[test]
+fn threads_that_cannot_be_had() {
+    if !is_root() {
+        return;
+    }
+    let env = TestEnv::new();
+    let program = env.program();
+    let id = NOBODY.to_string();
+    let who = ["--reuid", &id, "--regid", &id, "--clear-groups", "--"];
+    let limit = ["prlimit", "--nproc=1", program.to_str().unwrap(), "list"];
+    env.permit("", 0o755);
+    let told: CommandOutput =
+        env.through("setpriv", who.into_iter().chain(limit)).output().unwrap().into();
+    assert_snapshot!(told, @"
+    --- stderr
+    error: cannot start the threads of this program
+      caused by: Resource temporarily unavailable (os error 11)
+    hint: a limit on processes stands in the way (`ulimit -u`, TasksMax= of systemd, a container's)
+    --- exit 75
     ");
 }

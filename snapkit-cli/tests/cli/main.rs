@@ -7,6 +7,7 @@ mod create;
 mod damaged;
 mod databases;
 mod everyday;
+mod faults;
 mod hooks;
 mod init;
 mod inside;

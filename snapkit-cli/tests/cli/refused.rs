@@ -24,6 +24,11 @@ fn arguments_that_mean_nothing() {
         "verify --requests 0",
         "verify --limit-download 0",
         "verify --limit-upload fast",
+        "show first:\\q",
+        "show first:\\xff",
+        "list --repo s3:///backups",
+        "list --repo s3://backups/../a",
+        "list --repo s3",
     ]), @r#"
     $ snapkit find ''
     --- stderr
@@ -65,6 +70,29 @@ fn arguments_that_mean_nothing() {
     --- stderr
     error: not a size such as 256MiB: "fast" (option=--limit-upload)
     --- exit 2
+    $ snapkit show first:\q
+    --- stderr
+    error: a backslash begins \xNN or \\ (given=first:\q)
+    --- exit 2
+    $ snapkit show first:\xff
+    --- stderr
+    error: the name of a source is not valid UTF-8 (given=first:\xff)
+    --- exit 2
+    $ snapkit list --repo s3:///backups
+    --- stderr
+    error: the URL names no bucket: write s3://BUCKET/PREFIX
+    --- exit 2
+    $ snapkit list --repo s3://backups/../a
+    --- stderr
+    error: the URL's path has empty, relative or odd parts: write s3://BUCKET/PREFIX
+      caused by: Error parsing Path "../a": Encountered illegal character sequence ".." whilst parsing path segment ".."
+    --- exit 2
+    $ snapkit list --repo s3
+    --- stderr
+    error: there is no such directory (path=[DIR]/work/s3)
+      caused by: No such file or directory (os error 2)
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
     "#);
     assert_snapshot!(said(&env, &[
         "create --stdin dump.sql data",
@@ -604,6 +632,24 @@ fn databases_that_cannot_be_captured() {
     error: `busy_timeout` must be seconds, or text such as "10s", at most a day (source=app, file=[DIR]/work/snapkit.toml:4)
     --- exit 2
     "#);
+    let mut text = String::new();
+    for path in ["3", "{ escaped = \"\\\\q\" }"] {
+        env.write(
+            "work/snapkit.toml",
+            format!("[sources.app]\nkind = \"sqlite\"\npath = {path}\n"),
+        );
+        text += &said(&env, &["create"]);
+    }
+    assert_snapshot!(text, @r#"
+    $ snapkit create
+    --- stderr
+    error: `path` must be text or { escaped = TEXT } (source=app, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+    $ snapkit create
+    --- stderr
+    error: `path`: not an escaped path: "\\q" (source=app, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+    "#);
     env.database("work/app.db", 3);
     env.write(
         "work/snapkit.toml",
@@ -631,6 +677,7 @@ fn files_that_cannot_be_captured() {
         "paths = [\"data\"]\nexclude = [\"[\"]",
         "paths = [\"none\"]",
         "paths = [3]",
+        "paths = [{ escaped = \"\\\\q\" }]",
         "path = \"data\"",
         "",
     ] {
@@ -661,6 +708,12 @@ fn files_that_cannot_be_captured() {
     $ snapkit create
     --- stderr
     error: `paths`: each path is text, or `{ escaped = "…" }` (source=files, file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+
+    paths = [{ escaped = "\\q" }]
+    $ snapkit create
+    --- stderr
+    error: `paths`: not an escaped path: "\\q" (source=files, file=[DIR]/work/snapkit.toml:3)
     --- exit 2
 
     path = "data"
@@ -760,7 +813,7 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     ");
     // Somebody who was never here is told by the snapshot that came after it.
     fs::rename(env.path("home/.local/state"), env.path("home/state")).unwrap();
-    assert_snapshot!(said(&env, &["list", "show first"]), @r#"
+    assert_snapshot!(said(&env, &["list", "show first", "show latest --host elsewhere"]), @r#"
     $ snapkit list
     --- stdout
     ID        TIME                  SET   STACK@HOST         NAME    SIZE  VERDICT
@@ -776,6 +829,13 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     error: there is no snapshot "first"
     hint: `snapkit list` shows the snapshots there are
     --- exit 1
+    $ snapkit show latest --host elsewhere
+    --- stderr
+    warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
+    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, or somebody removed it
+    error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
+    hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
     "#);
     fs::write(&line, &first[..10]).unwrap();
     assert_snapshot!(said(&env, &["show first", "doctor -q --no-sources"]), @r#"
@@ -934,4 +994,187 @@ fn pipes_in_the_place_of_our_files() {
         assert_eq!(output.code(), Some(expected), "{args:?}: {output}");
         assert!(output.stderr.contains("it is no file"), "{args:?}: {output}");
     }
+}
+
+/// Files where directories have to be, and what is too much at once.
+#[test]
+fn things_in_the_way() {
+    let env = TestEnv::with_repository();
+    env.sample();
+    env.database("work/shop.db", 1);
+    assert!(env.run(["create", "-q", "data", "shop.db"]).is_success());
+    env.write("work/out", "a file");
+    env.write("work/half/shop", "a file");
+    fs::remove_file(env.path("work/shop.db")).unwrap();
+    fs::remove_dir_all(env.path("work/data")).unwrap();
+    env.write("work/data", "a file");
+    assert_snapshot!(said(&env, &[
+        "restore latest --target out",
+        "restore latest --target half",
+        "restore latest:shop --target half",
+        "restore latest:files",
+        "restore latest:files --overwrite --dry-run",
+        "list --repo gs://backups",
+        "list --repo az://backups",
+    ]), @"
+    $ snapkit restore latest --target out
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    error: cannot create the directory [DIR]/work/out/files
+      caused by: Not a directory (os error 20)
+    --- exit 1
+    $ snapkit restore latest --target half
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    error: this is a file, and has to be a directory (path=[DIR]/work/half/shop)
+    --- exit 2
+    $ snapkit restore latest:shop --target half
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    error: this is a file, and has to be a directory (path=[DIR]/work/half/shop)
+    --- exit 2
+    $ snapkit restore latest:files
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    error: there is something where the restore goes (path=[DIR]/work/data, source=files)
+    hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+    --- exit 11
+    $ snapkit restore latest:files --overwrite --dry-run
+    --- stdout
+    files (files) would go to [DIR]/work/data, 10 B
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    nothing was changed
+    --- exit 0
+    $ snapkit list --repo gs://backups
+    --- stderr
+    error: this program was built without such stores: its feature `gcs`
+    --- exit 1
+    $ snapkit list --repo az://backups
+    --- stderr
+    error: this program was built without such stores: its feature `azure`
+    --- exit 1
+    ");
+}
+
+/// A whole machine is not put back over itself.
+#[test]
+fn the_root_is_not_replaced() {
+    let env = TestEnv::with_repository();
+    env.write(
+        "work/snapkit.toml",
+        "[sources.all]\nkind = \"files\"\npaths = [\"/\"]\nexclude = [\"/*\"]\n",
+    );
+    assert_snapshot!(said(&env, &["create", "restore latest", "restore latest --overwrite"]), @"
+    $ snapkit create
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    left out: the repository [DIR]/repo
+    left out: the local state [DIR]/home/.local/state/snapkit
+    left out: the cache [DIR]/home/.cache/snapkit
+    complete: 0 B in [DURATION]
+      all (files): 1 artifact, 0 B
+      read [SIZES]
+    --- exit 0
+    $ snapkit restore latest
+    --- stderr
+    snapshot [SNAPSHOT] of work@box, [TIME]
+    error: a whole root directory cannot be put back in its place; restore to a directory (source=all)
+    --- exit 1
+    $ snapkit restore latest --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of work@box, [TIME]
+    error: the repository lies in what would be replaced, and would be moved away with it (path=/, repository=[DIR]/repo)
+    hint: restore with --target, or name a part of the snapshot
+    --- exit 11
+    ");
+}
+
+/// A database whose schema says what cannot be.
+#[test]
+fn a_database_that_contradicts_itself() {
+    let env = TestEnv::with_repository();
+    let make = |name: &str, sql: &str| {
+        let db = rusqlite::Connection::open(env.path("work").join(name)).unwrap();
+        db.execute_batch(sql).unwrap();
+    };
+    make(
+        "keys.db",
+        "PRAGMA foreign_keys = 0; CREATE TABLE p (x); CREATE TABLE c (y REFERENCES p (x)); INSERT INTO c VALUES (1)",
+    );
+    make(
+        "schema.db",
+        "CREATE TABLE t (x); PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = 'CREATE TABLE'",
+    );
+    assert_snapshot!(said(&env, &[
+        "create keys.db",
+        "create schema.db",
+        "verify --read-data",
+    ]), @"
+    $ snapkit create keys.db
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 12.0 KiB in [DURATION]
+      keys (sqlite): 1 artifact, 12.0 KiB
+      read [SIZES]
+    --- exit 0
+    $ snapkit create schema.db
+    --- stderr
+    error: cannot read the database: the database is damaged (path=[DIR]/work/schema.db, source=schema)
+      caused by: malformed database schema (t) - incomplete input
+      caused by: Error code 11: database disk image is malformed
+    hint: `PRAGMA integrity_check` in sqlite3 tells more; restore the database from a snapshot, or save what can be read with `.recover`
+    --- exit 4
+    $ snapkit verify --read-data
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    no damage: every byte of all snapshots and packs was read and checked
+    --- exit 0
+    ");
+}
+
+/// What came back although it had been removed, or is gone although it was here.
+#[test]
+fn snapshots_that_come_and_go() {
+    let env = TestEnv::with_snapshot();
+    env.write("work/data/more.txt", "more");
+    assert!(env.run(["create", "-q", "data"]).is_success());
+    let shown = env.run(["--json", "show", "first"]).json();
+    fs::remove_file(env.path("repo/snapshots").join(shown["id"].as_str().unwrap())).unwrap();
+    let second = env.files("repo/snapshots", "").remove(0);
+    let kept = fs::read(&second).unwrap();
+    assert_snapshot!(said(&env, &["create data", "verify"]), @"
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 14 B in [DURATION]
+      files (files): 1 artifact, 9 entries, 14 B
+      read [SIZES]
+    warning: snapshot [SNAPSHOT], which this machine has seen, is gone: somebody may have put an old copy of the repository back
+    --- exit 0
+    $ snapkit verify
+    --- stdout
+    damaged: snapshots/[SNAPSHOT]: this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed
+      lost: [SNAPSHOT]
+    --- stderr
+    examined 2 snapshots, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    ");
+    fs::remove_file(&second).unwrap();
+    fs::write(&second, kept).unwrap();
+    fs::rename(env.path("home/.local/state"), env.path("home/state")).unwrap();
+    assert_snapshot!(said(&env, &["verify"]), @"
+    $ snapkit verify
+    --- stdout
+    damaged: snapshots/[SNAPSHOT]: it is gone without a marker: a snapshot names it as the one before
+      lost: [SNAPSHOT]
+    --- stderr
+    examined 2 snapshots, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    --- exit 4
+    ");
 }

@@ -355,10 +355,16 @@ fn settings_that_cannot_be_used() {
         ("AWS_ALLOW_HTTP", "perhaps"),
         ("AWS_CONDITIONAL_PUT", "odd"),
         ("AWS_CA_BUNDLE", "/none"),
+        ("AWS_SSE_KMS_KEY_ID", "alias/backups"),
+        ("AWS_ENDPOINT_URL", "http://me:secret@127.0.0.1:1"),
+        ("AWS_ENDPOINT_URL", "http://["),
     ] {
         scene.env.set(name, value);
         writeln!(all, "=== {name}={value}\n{}", scene.env.run(["list"])).unwrap();
         scene.env.unset(name);
+        for (name, value) in scene.server.variables() {
+            scene.env.set(&name, &value);
+        }
     }
     insta::assert_snapshot!(all, @r#"
     === another process
@@ -377,7 +383,6 @@ fn settings_that_cannot_be_used() {
     --- stderr
     error: the store cannot be used like this (location=s3://backups/shop at [HOST])
       caused by: Generic S3 error: Missing SecretAccessKey
-      caused by: Missing SecretAccessKey
     --- exit 2
     === a gibibyte
     --- stderr
@@ -387,7 +392,6 @@ fn settings_that_cannot_be_used() {
     --- stderr
     error: the store cannot be used like this (location=s3://backups/shop at [HOST])
       caused by: Generic S3 error: Invalid encryption type: rot13. Valid values are "AES256", "sse:kms", "sse:kms:dsse" and "sse-c".
-      caused by: Invalid encryption type: rot13. Valid values are "AES256", "sse:kms", "sse:kms:dsse" and "sse-c".
     --- exit 2
     === AWS_ALLOW_HTTP=perhaps
     --- stderr
@@ -403,5 +407,18 @@ fn settings_that_cannot_be_used() {
     --- stderr
     error: AWS_CA_BUNDLE is not known here: add the certificate to those that the system trusts, and unset it
     --- exit 1
+    === AWS_SSE_KMS_KEY_ID=alias/backups
+    --- stderr
+    error: AWS_SSE_KMS_KEY_ID needs AWS_SERVER_SIDE_ENCRYPTION=aws:kms
+    --- exit 2
+    === AWS_ENDPOINT_URL=http://me:secret@[HOST]
+    --- stderr
+    error: credentials do not belong into AWS_ENDPOINT_URL
+    --- exit 2
+    === AWS_ENDPOINT_URL=http://[
+    --- stderr
+    error: AWS_ENDPOINT_URL is no address: write https://HOST:PORT
+      caused by: invalid authority
+    --- exit 2
     "#);
 }

@@ -177,9 +177,14 @@ impl Cutting {
         let width = first.zip(last).map_or(Duration::ZERO, |(a, b)| b.since(a));
         if width > window {
             this.abort().await;
+            let millis = |time: Duration| time.as_secs_f64() * 1e3;
             return Err(Error::new(
                 Reason::TimedOut,
-                format!("the cut took {width:?}, the window is {window:?}"),
+                format!(
+                    "the cut took {:.1} ms, the window is {:.1} ms",
+                    millis(width),
+                    millis(window)
+                ),
             ));
         }
         Ok(this)

@@ -24,7 +24,7 @@ use snapkit_core::tree::{
 use snapkit_testkit::double::{ScriptedArtifact, ScriptedRecord, ScriptedSource};
 
 use crate::decoders::without_numbers;
-use crate::lab::{self, Lab};
+use crate::lab::Lab;
 
 /// A source that gives these artifacts, whatever it said of them.
 #[derive(Debug)]

@@ -89,10 +89,25 @@ fn refuse_unknown(variables: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
+/// Addresses of the store, and of those that give credentials: what is none makes the library panic when it
+/// is used.
+fn check_addresses(variables: &BTreeMap<String, String>) -> Result<()> {
+    let is_address = |name: &str| name.contains("ENDPOINT") || name.ends_with("_URI");
+    for (name, value) in variables.iter().filter(|(name, _)| is_address(name)) {
+        if let Err(e) = value.parse::<http::Uri>() {
+            // It may hold a secret: it is not repeated.
+            let what = format!("{name} is no address: write https://HOST:PORT");
+            return Err(Error::new(Reason::InvalidConfig, what).caused_by(e));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn open(text: &str, settings: &Settings) -> Result<ObjectSink> {
     let (bucket, prefix) = url::parts(text, "s3")?;
     let variables = complete(settings)?;
     refuse_unknown(&variables)?;
+    check_addresses(&variables)?;
     let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
         .iter()
         .find_map(|name| variables.get(*name));

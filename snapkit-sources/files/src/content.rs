@@ -335,7 +335,7 @@ fn find_extents(opened: &mut Opened) -> Result<()> {
     }
     let size = attributes::size(&opened.stat);
     let extents = sparse::extents(&opened.file, size)
-        .map_err(|e| error::at("find the holes of", opened.entry.path.as_bytes(), e))?;
+        .map_err(|e| error::at("find the holes", opened.entry.path.as_bytes(), e))?;
     opened.entry.kind = EntryKind::File { size, extents };
     Ok(())
 }

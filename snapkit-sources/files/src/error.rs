@@ -8,9 +8,10 @@ use snapkit_core::tree::escape;
 
 use crate::dirs;
 
-/// A path of a tree as an absolute path, for people.
+/// A path, of a tree or of the machine, as an absolute path, for people.
 pub(crate) fn show(path: &[u8]) -> String {
-    format!("/{}", escape(path))
+    let path = escape(path);
+    if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
 /// An error of the operating system at a place of the tree.

@@ -18,7 +18,7 @@ const MAX: u64 = 1 << 20;
 
 /// The rules in the ignore file of a directory, if it has one.
 pub(crate) fn read(dir: &OwnedFd, path: &[u8]) -> Result<Option<Rules>> {
-    let cannot = |e| error::at("read the ignore file in", path, e);
+    let cannot = |e| error::at("read the ignore file", path, e);
     let file = match dirs::read(dir, NAME) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),

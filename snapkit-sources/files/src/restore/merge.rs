@@ -261,7 +261,7 @@ impl Merge<'_, '_> {
 
     /// A directory of the old state for what was in a directory.
     fn make_room(&mut self, parent: &[u8]) -> Result<Dir> {
-        let cannot = |e| error::at("make a directory for the old state of", parent, e);
+        let cannot = |e| error::at("make a directory for the old state", parent, e);
         let rel = join(TREE, parent);
         let ends = rel.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| i);
         for end in ends.chain([rel.len()]) {

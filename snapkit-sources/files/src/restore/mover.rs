@@ -304,8 +304,9 @@ impl<'a> Mover<'a> {
             return Err(Error::internal("what is replaced is in the target"));
         };
         let place = join(parent, &live.1);
-        let cannot =
-            |e| error::at("move into its place", &place, e).with("path", layout.show(&place));
+        let cannot = |e: Errno| {
+            Error::io("cannot move into its place", e.into()).with("path", layout.show(&place))
+        };
         let beside = (live.0.clone(), self.kept_name(&live.1, true));
         let mut places = vec![beside];
         if self.recovery.is_some() {

@@ -176,7 +176,7 @@ impl Layout {
         }
         let name = format!(".snapkit-restore-{}", self.tag).into_bytes();
         let cannot = |e| {
-            error::at("make a directory to restore in, in", &at, e)
+            error::at("make a directory to restore in", &at, e)
                 .with("target", self.base_path.display())
         };
         let holder = self.base.open(&at).map_err(cannot)?;
@@ -206,7 +206,7 @@ impl Layout {
                 .and_then(|dir| rustix::fs::mkdirat(&*dir, name, Mode::RWXU));
             match made {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(error::at("make a directory for", root.as_bytes(), e)),
+                Err(e) => return Err(error::at("make the directories above", root.as_bytes(), e)),
             }
         }
         Ok(())
@@ -252,7 +252,8 @@ impl Layout {
                 Err(e) => Err(error::at("open", &stage.at, e)),
             };
             if let Err(e) = removed {
-                result = Err(e.with("directory", escape(&stage.name)));
+                let path = join(&stage.at, &stage.name);
+                result = Err(e.with("directory", self.show(&path)));
             }
         }
         result
@@ -275,7 +276,8 @@ impl Layout {
     pub(super) fn sync(&self) -> Result<()> {
         for stage in &self.stages {
             sync(stage.dirs.base())
-                .map_err(|e| error::at("make durable what was restored to", &stage.at, e))?;
+                .map_err(|e| Error::io("cannot make durable what was restored", e.into()))
+                .map_err(|e| e.with("path", self.show(&stage.at)))?;
         }
         Ok(())
     }
@@ -375,7 +377,7 @@ pub(super) fn holds_anything(cx: &Context, path: &Path) -> Result<bool> {
 
 /// Remove a directory with everything in it, following no link and with few open directories.
 pub(super) fn remove_tree(cx: &Context, holder: &OwnedFd, name: &[u8]) -> Result<()> {
-    let cannot = |e| error::at("remove", name, e);
+    let cannot = |e: Errno| Error::io("cannot remove", e.into());
     match rustix::fs::statat(holder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
         found => found.map_err(cannot)?,

@@ -128,7 +128,9 @@ fn replace(
 ) -> Result<bool> {
     let root = place.bytes();
     let layout = mover.layout();
-    let cannot = |e| error::at("move into its place", root, e).with("path", layout.show(root));
+    let cannot = |e: Errno| {
+        Error::io("cannot move into its place", e.into()).with("path", layout.show(root))
+    };
     let (parent, name) = dirs::split(root);
     let to = (Dir::Base(parent.to_vec()), name.to_vec());
     let stage_at = &layout.stages[place.stage].at;

@@ -99,7 +99,8 @@ impl Writer {
         {
             return Ok((Arc::clone(dir), name));
         }
-        let dir = stage.dirs.open(parent).map_err(|e| judge("open the directory of", path, e))?;
+        let dir =
+            stage.dirs.open(parent).map_err(|e| judge("open the directory above", path, e))?;
         *cursor = Cursor { place, parent: parent.to_vec(), dir: Some(Arc::clone(&dir)) };
         Ok((dir, name))
     }
@@ -241,7 +242,7 @@ impl Writer {
         let (dir, name) = self.parent(to, &entry.path)?;
         let (target_dir, target_name) = self.parent(from, target)?;
         let stat = rustix::fs::statat(&*target_dir, target_name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| judge("find the file that has this other name:", target, e))?;
+            .map_err(|e| judge("find the file that has this other name", target, e))?;
         if attributes::file_type(&stat) != FileType::RegularFile {
             let what = "a hard link names something that is not a file";
             return Err(Fault::Fatal(corrupt(what, &entry.path)));
@@ -357,7 +358,7 @@ impl LargeFile {
         left.reverse();
         if let EntryKind::File { size, extents: Some(_) } = entry.kind {
             rustix::fs::ftruncate(&file, size)
-                .map_err(|e| cannot("set the length of", &entry.path, e))?;
+                .map_err(|e| cannot("set the length", &entry.path, e))?;
         }
         let slot = slot.map(|slot| (slot, ContentHasher::new()));
         Ok(Self { file, entry, slot, left, written: 0 })
