@@ -1,6 +1,8 @@
 //! Where the names of kinds meet the sources that implement them. Registration is explicit: no
 //! constructors before `main`, no global state.
 
+pub mod wait;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

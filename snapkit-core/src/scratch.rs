@@ -8,9 +8,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use bytes::Bytes;
+use futures_util::stream;
 
+use crate::artifact::ByteStream;
 use crate::context::Context;
 use crate::error::{Error, IoContext as _, Reason, Result};
 use crate::seal::TAG_LEN;
@@ -21,6 +25,40 @@ const BLOCK: usize = 64 << 10;
 /// Bytes of a block on the disk.
 const SEALED: u64 = (BLOCK + TAG_LEN) as u64;
 
+/// Bytes that a stream yields at once.
+const PIECE: u64 = 256 << 10;
+
+/// How much scratch space there may be, for all that is done together.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Bounds>);
+
+#[derive(Debug)]
+struct Bounds {
+    most: u64,
+    taken: AtomicU64,
+}
+
+impl Room {
+    /// At most so many bytes.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        Self(Arc::new(Bounds { most, taken: AtomicU64::new(0) }))
+    }
+
+    fn take(&self, bytes: u64) -> Result<()> {
+        let grow = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= self.0.most);
+        if self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_ok() {
+            return Ok(());
+        }
+        let what = format!("scratch space of {} bytes is not enough", self.0.most);
+        Err(Error::new(Reason::NoSpace, what))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Scratch space that grows at its end.
 #[derive(Debug)]
 pub struct ScratchWriter {
@@ -28,8 +66,6 @@ pub struct ScratchWriter {
     /// What does not fill a block yet.
     tail: Vec<u8>,
     blocks: u64,
-    /// How many bytes there may be.
-    most: u64,
 }
 
 /// Scratch space to which nothing more is added.
@@ -43,6 +79,15 @@ struct Shared {
     file: File,
     cipher: LessSafeKey,
     directory: PathBuf,
+    room: Room,
+    /// How much of it this takes.
+    taken: AtomicU64,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.room.give_back(*self.taken.get_mut());
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -88,21 +133,22 @@ impl Shared {
 }
 
 impl ScratchWriter {
-    /// Begin in the directory for temporary files (`TMPDIR`, or `/tmp`), for at most so many bytes.
-    pub fn begin(cx: &Context, most: u64) -> Result<Self> {
-        Self::begin_in(cx, &std::env::temp_dir(), most)
+    /// Begin in the directory for temporary files (`TMPDIR`, or `/tmp`).
+    pub fn begin(cx: &Context, room: &Room) -> Result<Self> {
+        Self::begin_in(cx, &std::env::temp_dir(), room)
     }
 
     /// Begin in a directory.
-    pub fn begin_in(cx: &Context, directory: &Path, most: u64) -> Result<Self> {
+    pub fn begin_in(cx: &Context, directory: &Path, room: &Room) -> Result<Self> {
         let what = || format!("cannot make scratch space in {}", directory.display());
         let file = tempfile::tempfile_in(directory).doing(what)?;
         let key = zeroize::Zeroizing::new(cx.random::<32>()?);
         let cipher = UnboundKey::new(&AES_256_GCM, &*key)
             .map_err(|_| Error::internal("scratch space cannot be encrypted"))?;
         let cipher = LessSafeKey::new(cipher);
-        let shared = Arc::new(Shared { file, cipher, directory: directory.to_owned() });
-        Ok(Self { shared, tail: Vec::with_capacity(BLOCK + TAG_LEN), blocks: 0, most })
+        let (directory, room, taken) = (directory.to_owned(), room.clone(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { file, cipher, directory, room, taken });
+        Ok(Self { shared, tail: Vec::with_capacity(BLOCK + TAG_LEN), blocks: 0 })
     }
 
     /// How many bytes there are.
@@ -119,11 +165,10 @@ impl ScratchWriter {
 
     /// Add bytes at the end. `no-space` on a full disk, and beyond what was allowed.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if self.len() + bytes.len() as u64 > self.most {
-            let what = format!("scratch space of {} bytes is not enough", self.most);
-            return Err(Error::new(Reason::NoSpace, what)
-                .with("directory", self.shared.directory.display()));
-        }
+        let len = bytes.len() as u64;
+        let taken = self.shared.room.take(len);
+        taken.map_err(|e| e.with("directory", self.shared.directory.display()))?;
+        self.shared.taken.fetch_add(len, Ordering::Relaxed);
         while !bytes.is_empty() {
             let n = bytes.len().min(BLOCK - self.tail.len());
             self.tail.extend_from_slice(&bytes[..n]);
@@ -159,6 +204,36 @@ impl Scratch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// So many bytes from a place on, in pieces of 256 KiB.
+    #[must_use]
+    pub fn stream(&self, cx: &Context, from: u64, len: u64) -> ByteStream {
+        let (scratch, cx, end) = (self.clone(), cx.clone(), from.saturating_add(len));
+        Box::pin(stream::try_unfold(from, move |at| {
+            let (scratch, cx) = (scratch.clone(), cx.clone());
+            async move {
+                if at >= end {
+                    return Ok(None);
+                }
+                let piece = cx.blocking(move || {
+                    let mut piece = Vec::new();
+                    let mut reader = scratch.reader(at, PIECE.min(end - at));
+                    reader.read_to_end(&mut piece).map_err(|e| match e.downcast::<Error>() {
+                        Ok(own) => own,
+                        Err(e) => Error::io("cannot read scratch space", e),
+                    })?;
+                    Ok(Bytes::from(piece))
+                });
+                let piece = piece.await?;
+                let next = at + piece.len() as u64;
+                // It would never end.
+                if piece.is_empty() {
+                    return Err(Error::internal("scratch space is shorter than it was"));
+                }
+                Ok(Some((piece, next)))
+            }
+        }))
     }
 
     /// Read from a place on, at most so many bytes.
@@ -216,7 +291,7 @@ mod tests {
     use super::*;
 
     fn filled(pieces: &[Vec<u8>]) -> Scratch {
-        let mut writer = ScratchWriter::begin(&Context::system(), 1 << 30).unwrap();
+        let mut writer = ScratchWriter::begin(&Context::system(), &Room::new(1 << 30)).unwrap();
         pieces.iter().for_each(|piece| writer.write(piece).unwrap());
         writer.finish().unwrap()
     }
@@ -249,7 +324,8 @@ mod tests {
     #[test]
     fn nothing_is_left_that_could_be_read() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ScratchWriter::begin_in(&Context::system(), dir.path(), 1 << 20).unwrap();
+        let mut writer =
+            ScratchWriter::begin_in(&Context::system(), dir.path(), &Room::new(1 << 20)).unwrap();
         let secret = b"the secret of the source ".repeat(10_000);
         writer.write(&secret).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -267,10 +343,28 @@ mod tests {
 
     #[test]
     fn it_has_an_end() {
-        let mut writer = ScratchWriter::begin(&Context::system(), 100).unwrap();
-        writer.write(&[1; 100]).unwrap();
-        assert_eq!(writer.write(&[1]).unwrap_err().reason(), Reason::NoSpace);
-        let nowhere = ScratchWriter::begin_in(&Context::system(), Path::new("/nowhere"), 100);
+        let (cx, room) = (Context::system(), Room::new(100));
+        let mut writer = ScratchWriter::begin(&cx, &room).unwrap();
+        let mut other = ScratchWriter::begin(&cx, &room).unwrap();
+        writer.write(&[1; 90]).unwrap();
+        other.write(&[1; 10]).unwrap();
+        for writer in [&mut writer, &mut other] {
+            assert_eq!(writer.write(&[1]).unwrap_err().reason(), Reason::NoSpace);
+        }
+        drop(writer);
+        other.write(&[1; 90]).unwrap();
+        assert_eq!(other.write(&[1]).unwrap_err().reason(), Reason::NoSpace);
+        let nowhere = ScratchWriter::begin_in(&cx, Path::new("/nowhere"), &room);
         assert_eq!(nowhere.unwrap_err().reason(), Reason::NotFound);
+    }
+
+    #[tokio::test]
+    async fn it_can_be_read_as_a_stream() {
+        use futures_util::TryStreamExt as _;
+        let all: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+        let scratch = filled(std::slice::from_ref(&all));
+        let stream = scratch.stream(&Context::system(), 100, 1_000_000);
+        let pieces: Vec<_> = stream.try_collect().await.unwrap();
+        assert_eq!(pieces.concat(), all[100..1_000_100]);
     }
 }

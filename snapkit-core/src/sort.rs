@@ -10,7 +10,7 @@ use std::io::{BufReader, Read};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::scratch::{Scratch, ScratchReader, ScratchWriter};
+use crate::scratch::{Room, Scratch, ScratchReader, ScratchWriter};
 
 /// Bytes that are sorted in memory.
 const RUN: usize = 16 << 20;
@@ -35,23 +35,20 @@ pub struct Sorter {
     bytes: usize,
     run: usize,
     runs: Vec<Scratch>,
-    /// How many bytes of scratch space there may be, and how many are taken.
-    most: u64,
-    taken: u64,
+    room: Room,
 }
 
 impl Sorter {
-    /// With at most so many bytes of scratch space.
+    /// With some room in scratch space.
     #[must_use]
-    pub fn new(cx: &Context, most: u64) -> Self {
+    pub fn new(cx: &Context, room: &Room) -> Self {
         Self {
             cx: cx.clone(),
             entries: Vec::new(),
             bytes: 0,
             run: RUN,
             runs: Vec::new(),
-            most,
-            taken: 0,
+            room: room.clone(),
         }
     }
 
@@ -72,10 +69,8 @@ impl Sorter {
         self.entries.sort_by(|a, b| a.0.cmp(&b.0));
         while self.runs.len() > AT_ONCE {
             let first: Vec<_> = self.runs.drain(..AT_ONCE).collect();
-            let freed: u64 = first.iter().map(Scratch::len).sum();
             let merged = Sorted::merge(&first, Vec::new())?;
             let run = self.write(merged)?;
-            self.taken -= freed;
             // The oldest stay the first.
             self.runs.insert(0, run);
         }
@@ -92,7 +87,7 @@ impl Sorter {
     }
 
     fn write(&mut self, entries: impl Iterator<Item = Result<Entry>>) -> Result<Scratch> {
-        let mut writer = ScratchWriter::begin(&self.cx, self.most.saturating_sub(self.taken))?;
+        let mut writer = ScratchWriter::begin(&self.cx, &self.room)?;
         for entry in entries {
             let (place, value) = entry?;
             for part in [place, value] {
@@ -100,7 +95,6 @@ impl Sorter {
                 writer.write(&part)?;
             }
         }
-        self.taken += writer.len();
         writer.finish()
     }
 }
@@ -208,7 +202,7 @@ mod tests {
     use super::*;
 
     fn sorted(entries: &[Entry], run: usize) -> Vec<Entry> {
-        let mut sorter = Sorter { run, ..Sorter::new(&Context::system(), 1 << 30) };
+        let mut sorter = Sorter { run, ..Sorter::new(&Context::system(), &Room::new(1 << 30)) };
         for (place, value) in entries {
             sorter.add(place.clone(), value.clone()).unwrap();
         }
@@ -251,7 +245,7 @@ mod tests {
 
     #[test]
     fn scratch_space_has_an_end() {
-        let mut sorter = Sorter { run: 1000, ..Sorter::new(&Context::system(), 5000) };
+        let mut sorter = Sorter { run: 1000, ..Sorter::new(&Context::system(), &Room::new(5000)) };
         let filled =
             (0..1000_u32).try_for_each(|n| sorter.add(n.to_le_bytes().to_vec(), vec![0; 50]));
         assert_eq!(filled.unwrap_err().reason(), crate::error::Reason::NoSpace);

@@ -1,11 +1,13 @@
-//! The sources of snapkit, one feature each: `files`, `sqlite` and `stream`, all on by default.
+//! The sources of snapkit, one feature each: `files`, `redis`, `sqlite` and `stream`, all on by default.
 //!
-//! With the first two, databases among files are captured through SQLite: consistent whoever writes to them,
+//! With `files` and `sqlite`, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
 
 use snapkit_core::registry::Registry;
 #[cfg(feature = "files")]
 pub use snapkit_source_files as files;
+#[cfg(feature = "redis")]
+pub use snapkit_source_redis as redis;
 #[cfg(feature = "sqlite")]
 pub use snapkit_source_sqlite as sqlite;
 #[cfg(feature = "stream")]
@@ -13,7 +15,7 @@ pub use snapkit_source_stream as stream;
 
 /// Teach a registry the kinds of all sources that this crate was built with.
 #[cfg_attr(
-    not(any(feature = "files", feature = "sqlite", feature = "stream")),
+    not(any(feature = "files", feature = "redis", feature = "sqlite", feature = "stream")),
     expect(unused_variables, reason = "there is nothing to teach")
 )]
 pub fn register_all(registry: &mut Registry) {
@@ -21,6 +23,8 @@ pub fn register_all(registry: &mut Registry) {
     files::register(registry, Some(databases::reader()));
     #[cfg(all(feature = "files", not(feature = "sqlite")))]
     files::register(registry, None);
+    #[cfg(feature = "redis")]
+    redis::register(registry);
     #[cfg(feature = "sqlite")]
     sqlite::register(registry);
     #[cfg(feature = "stream")]
@@ -57,7 +61,7 @@ mod databases {
     }
 }
 
-#[cfg(all(test, feature = "files", feature = "sqlite", feature = "stream"))]
+#[cfg(all(test, feature = "files", feature = "redis", feature = "sqlite", feature = "stream"))]
 mod tests {
     use futures_util::TryStreamExt as _;
     use rusqlite::Connection;
@@ -71,7 +75,7 @@ mod tests {
     fn all_kinds_are_known() {
         let mut registry = Registry::new();
         register_all(&mut registry);
-        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "sqlite", "stream"]);
+        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "redis", "sqlite", "stream"]);
     }
 
     /// What is committed but not yet in the database file is captured with the files.

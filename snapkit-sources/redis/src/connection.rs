@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use snapkit_core::context::Context;
+use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::secret::SecretString;
 use snapkit_core::{Error, Reason, Result};
 
@@ -157,6 +157,10 @@ impl Connection {
         Ok(this)
     }
 
+    pub(crate) fn now(&self) -> Timestamp {
+        self.wire.get_ref().cx.now()
+    }
+
     /// Where the server is.
     #[must_use]
     pub fn address(&self) -> &Address {
@@ -184,9 +188,22 @@ impl Connection {
             request.extend_from_slice(word);
             request.extend_from_slice(b"\r\n");
         }
-        let wire = self.wire.get_mut();
-        let sent = wire.write_all(&request).and_then(|()| wire.flush());
-        sent.map_err(|e| self.lost(e))
+        self.write(&request)?;
+        self.flush()
+    }
+
+    /// Send a part of a request.
+    pub(crate) fn write(&mut self, part: &[u8]) -> Result<()> {
+        self.wire.get_mut().write_all(part).map_err(|e| self.lost(e))
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.wire.get_mut().flush().map_err(|e| self.lost(e))
+    }
+
+    /// Hear the answer to what was sent.
+    pub(crate) fn hear(&mut self) -> Result<Reply> {
+        self.reply(0)
     }
 
     fn reply(&mut self, depth: u32) -> Result<Reply> {

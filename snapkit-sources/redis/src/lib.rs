@@ -1,8 +1,32 @@
 //! Redis, and what speaks its language.
 //!
-//! [`rdb`] reads the format of its snapshots: each key with the bytes of its value as the server wrote them, and a
-//! digest of what they mean. [`replica`] has a server give one over a [`connection`], of one moment, without a file.
+//! A capture asks for everything as a replica does: the server forks, and what it held then comes over the connection. It
+//! is taken apart key by key on the way, at the server's pace, into encrypted scratch space, and sorted there; so that
+//! what has not changed is where it was, whatever order the server keeps. A restore puts a snapshot together again and
+//! reads all of it before anything is touched.
+//!
+//! ```text
+//!   capture ─▶ replica ─▶ rdb ─▶ spool ─▶ keys, sorted           restore ─▶ assemble ─▶ rdb ─▶ tally
+//!                          └─▶ tally ─▶ facts                      live server ─▶ per_key
+//!                                                                  directory ───▶ files
+//! ```
 
+mod assemble;
+mod capture;
+mod config;
 pub mod connection;
+mod facts;
+mod files;
+mod functions;
+mod key;
+mod per_key;
 pub mod rdb;
 pub mod replica;
+mod restore;
+mod server;
+mod source;
+mod spool;
+mod tally;
+
+pub use config::RedisConfig;
+pub use source::{Redis, register};

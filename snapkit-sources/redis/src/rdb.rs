@@ -22,6 +22,7 @@ use snapkit_core::{Error, Reason, Result};
 use input::Input;
 
 pub use digest::ValueDigest;
+pub(crate) use input::CRC;
 pub use input::{MAX_KEY, MAX_PACKED};
 
 /// The newest version that is read.
@@ -101,44 +102,51 @@ enum State {
 
 const AUX: u8 = 0xfa;
 const RESIZE: u8 = 0xfb;
-const EXPIRES_MS: u8 = 0xfc;
+pub(crate) const EXPIRES_MS: u8 = 0xfc;
 const EXPIRES: u8 = 0xfd;
-const SELECT: u8 = 0xfe;
-const END: u8 = 0xff;
-const FREQUENCY: u8 = 0xf9;
-const IDLE: u8 = 0xf8;
+pub(crate) const SELECT: u8 = 0xfe;
+pub(crate) const END: u8 = 0xff;
+pub(crate) const FREQUENCY: u8 = 0xf9;
+pub(crate) const IDLE: u8 = 0xf8;
 const MODULE_AUX: u8 = 0xf7;
-const FUNCTION: u8 = 0xf5;
+pub(crate) const FUNCTION: u8 = 0xf5;
 const SLOT_INFO: u8 = 0xf4;
+
+/// How many bytes say which format a snapshot has.
+pub const HEAD: usize = 9;
+
+/// The version of the format that the first bytes of a snapshot name. `invalid-argument` if it is none, `unsupported` if
+/// it is newer than [`NEWEST`].
+pub fn version(head: &[u8; HEAD]) -> Result<u32> {
+    let digits =
+        std::str::from_utf8(&head[5..]).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let version = digits.and_then(|digits| digits.parse().ok());
+    let version = match version {
+        Some(version) if head.starts_with(b"REDIS") => version,
+        _ if head.starts_with(b"VALKEY") => {
+            return Err(Error::new(
+                Reason::Unsupported,
+                "a snapshot of Valkey 9 or newer, whose format is not known here",
+            ));
+        }
+        _ => {
+            return Err(Error::invalid("this is no snapshot of Redis: it does not begin like one"));
+        }
+    };
+    if version == 0 || version > NEWEST {
+        let what = format!(
+            "a snapshot of version {version}, and {NEWEST} is the newest that is known here"
+        );
+        return Err(Error::new(Reason::Unsupported, what));
+    }
+    Ok(version)
+}
 
 impl<R: Read> Snapshot<R> {
     /// Begin to read one. `invalid-argument` if it is none, `unsupported` if it is newer than [`NEWEST`].
     pub fn begin(input: R) -> Result<Self> {
         let mut input = Input::new(input);
-        let head: [u8; 9] = input.array()?;
-        let digits =
-            std::str::from_utf8(&head[5..]).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
-        let version = digits.and_then(|digits| digits.parse().ok());
-        let version = match version {
-            Some(version) if head.starts_with(b"REDIS") => version,
-            _ if head.starts_with(b"VALKEY") => {
-                return Err(Error::new(
-                    Reason::Unsupported,
-                    "a snapshot of Valkey 9 or newer, whose format is not known here",
-                ));
-            }
-            _ => {
-                return Err(Error::invalid(
-                    "this is no snapshot of Redis: it does not begin like one",
-                ));
-            }
-        };
-        if version == 0 || version > NEWEST {
-            let what = format!(
-                "a snapshot of version {version}, and {NEWEST} is the newest that is known here"
-            );
-            return Err(Error::new(Reason::Unsupported, what));
-        }
+        let version = version(&input.array()?)?;
         Ok(Self { input, version, database: 0, state: State::Between })
     }
 
@@ -252,12 +260,32 @@ impl<R: Read> Snapshot<R> {
     }
 }
 
+/// What a value means that was kept as it is, all of it: its encoding, and its bytes.
+pub fn digest(encoding: u8, value: impl Read) -> Result<ValueDigest> {
+    value::check(encoding)?;
+    let mut input = Input::new(value);
+    let digest = value::read(&mut input, encoding, &mut |_| Ok(()))?;
+    if input.is_at_end()? {
+        Ok(digest)
+    } else {
+        Err(Error::corrupt("a value is longer than it says"))
+    }
+}
+
 /// Two bytes of a version and the checksum over all before it: the end of what `DUMP` gives and `RESTORE` takes.
 /// `payload` is the number of the encoding and the bytes of the value.
 #[must_use]
 pub fn footer(payload: &[&[u8]], version: u16) -> [u8; 10] {
-    let mut crc = input::CRC.digest();
+    let mut crc = CRC.digest();
     payload.iter().for_each(|part| crc.update(part));
+    footer_of(crc, version)
+}
+
+/// The same, behind what the checksum has been made of.
+pub(crate) fn footer_of<'a>(
+    mut crc: crc::Digest<'a, u64, crc::Table<16>>,
+    version: u16,
+) -> [u8; 10] {
     let version = version.to_le_bytes();
     crc.update(&version);
     let mut footer = [0; 10];

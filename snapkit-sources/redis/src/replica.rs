@@ -10,6 +10,7 @@
 
 use std::io::Read;
 
+use snapkit_core::context::Timestamp;
 use snapkit_core::{Error, Result};
 
 use crate::connection::{Connection, Reply};
@@ -33,6 +34,8 @@ pub struct Pinned {
     connection: Connection,
     /// The moment.
     pub position: Position,
+    /// When the server had certainly not forked yet, unless it takes more than a second for its bytes to arrive.
+    pub before: Timestamp,
     /// Whether the server keeps nothing more for us, which servers before Redis 7.0 do.
     pub is_alone: bool,
 }
@@ -50,8 +53,16 @@ impl Pinned {
             Reply::Refused(why) => return Err(connection.refused(b"REPLCONF", &why)),
             _ => true,
         };
+        let (mut before, mut heard) = (connection.now(), connection.now());
         connection.send(&[b"PSYNC", b"?", b"-1"])?;
-        let line = after_newlines(&mut connection)?;
+        // It says nothing once in a second while it waits for others that may want the same.
+        let line = loop {
+            let line = connection.line()?;
+            if !line.is_empty() {
+                break String::from_utf8_lossy(&line).into_owned();
+            }
+            before = std::mem::replace(&mut heard, connection.now());
+        };
         if let Some(why) = line.strip_prefix("-") {
             return Err(connection.refused(b"PSYNC", why));
         }
@@ -63,11 +74,16 @@ impl Pinned {
             _ => None,
         };
         let position = position.ok_or_else(|| connection.strange())?;
-        Ok(Self { connection, position, is_alone })
+        Ok(Self { connection, position, before, is_alone })
     }
 
     /// The snapshot, as it comes.
-    pub fn snapshot(mut self) -> Result<Snapshot<Transfer>> {
+    pub fn snapshot(self) -> Result<Snapshot<Transfer>> {
+        Snapshot::begin(self.transfer()?)
+    }
+
+    /// The bytes of the snapshot, as they come.
+    pub fn transfer(mut self) -> Result<Transfer> {
         let line = after_newlines(&mut self.connection)?;
         if let Some(why) = line.strip_prefix("-") {
             return Err(self.connection.refused(b"PSYNC", why));
@@ -77,7 +93,7 @@ impl Pinned {
             None => line.strip_prefix('$').and_then(|len| len.parse().ok()).map(Frame::Long),
         };
         let frame = frame.ok_or_else(|| self.connection.strange())?;
-        Snapshot::begin(Transfer { connection: self.connection, frame })
+        Ok(Transfer { connection: self.connection, frame })
     }
 }
 
@@ -129,7 +145,56 @@ impl Read for Transfer {
     }
 }
 
+/// What a transfer brings until the server closes the connection: of a snapshot that nobody can read, only that says
+/// where it ends. The mark behind it is held back.
+#[derive(Debug)]
+pub struct UntilClosed {
+    transfer: Transfer,
+    held: Vec<u8>,
+}
+
+impl Read for UntilClosed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Frame::Marked(_) = self.transfer.frame else { return self.transfer.read(buffer) };
+        let wire = &mut self.transfer.connection.wire;
+        // All but the last bytes may be given out.
+        while self.held.len() <= MARK {
+            let mut piece = vec![0; buffer.len().max(1)];
+            let n = wire.read(&mut piece)?;
+            if n == 0 {
+                return Ok(0);
+            }
+            self.held.extend_from_slice(&piece[..n]);
+        }
+        let n = (self.held.len() - MARK).min(buffer.len());
+        buffer[..n].copy_from_slice(&self.held[..n]);
+        self.held.drain(..n);
+        Ok(n)
+    }
+}
+
+impl UntilClosed {
+    /// That all of it has come.
+    pub fn finish(self) -> Result<()> {
+        match self.transfer.frame {
+            Frame::Marked(mark) if self.held != mark => Err(not_whole()),
+            Frame::Marked(_) => Ok(()),
+            Frame::Long(_) => self.transfer.finish(),
+        }
+    }
+}
+
+fn not_whole() -> Error {
+    Error::corrupt("the server did not bring the snapshot to its end")
+}
+
 impl Transfer {
+    /// Read it until the server closes the connection, which it does if it keeps nothing more for us.
+    #[must_use]
+    pub fn until_closed(self) -> UntilClosed {
+        UntilClosed { transfer: self, held: Vec::new() }
+    }
+
     /// That the snapshot was all of it, once its end has been read. What breaks off has another end, or none: the
     /// process that wrote it may have died.
     pub fn finish(mut self) -> Result<()> {
@@ -146,7 +211,7 @@ impl Transfer {
                 if found == mark {
                     return Ok(());
                 }
-                Err(Error::corrupt("the server did not bring the snapshot to its end"))
+                Err(not_whole())
             }
         }
     }

@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use snapkit_core::registry::wait;
 use snapkit_core::tree::{escape, unescape};
 use snapkit_core::{Error, Reason, Result};
 
 /// How long to wait for locks unless configured: 10 s.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest wait that can be configured: a day.
-const LONGEST_WAIT: f64 = 86_400.0;
 
 /// Settings of a source of kind `sqlite`.
 #[non_exhaustive]
@@ -26,11 +24,7 @@ pub struct SqliteConfig {
     pub path: PathBuf,
     /// How long to wait for a lock that another program holds, each time one is needed: seconds, or
     /// text such as `500ms`, `10s` or `2m`; at most a day. 10 s unless given.
-    #[serde(
-        default = "default_busy_timeout",
-        serialize_with = "wait_to_document",
-        deserialize_with = "wait_from_document"
-    )]
+    #[serde(default = "default_busy_timeout", with = "wait")]
     pub busy_timeout: Duration,
 }
 
@@ -54,7 +48,7 @@ impl SqliteConfig {
         if path.file_name().is_none() {
             return Err(bad("the path does not name a database file"));
         }
-        if self.busy_timeout.as_secs_f64() > LONGEST_WAIT {
+        if self.busy_timeout.as_secs_f64() > wait::LONGEST {
             return Err(Error::new(Reason::InvalidConfig, "`busy_timeout` is longer than a day"));
         }
         Ok(Self { path, ..self })
@@ -89,54 +83,6 @@ fn path_from_document<'de, D: Deserializer<'de>>(d: D) -> Result<PathBuf, D::Err
             .map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)))
             .ok_or_else(|| serde::de::Error::custom(format!("not an escaped path: {escaped:?}"))),
     }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Wait {
-    Whole(u64),
-    Seconds(f64),
-    Text(String),
-}
-
-fn wait_to_document<S: Serializer>(wait: &Duration, s: S) -> Result<S::Ok, S::Error> {
-    match wait.subsec_nanos() {
-        0 => Wait::Whole(wait.as_secs()),
-        _ => Wait::Seconds(wait.as_secs_f64()),
-    }
-    .serialize(s)
-}
-
-fn wait_from_document<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    let wrong = || {
-        serde::de::Error::custom(
-            "`busy_timeout` must be seconds, or text such as \"10s\", at most a day",
-        )
-    };
-    let (number, unit) = match Wait::deserialize(d).map_err(|_| wrong())? {
-        Wait::Whole(seconds) => {
-            return short_enough(Duration::from_secs(seconds)).ok_or_else(wrong);
-        }
-        Wait::Seconds(seconds) => (seconds, 1.0),
-        Wait::Text(text) => {
-            let text = text.trim();
-            let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-            let (number, unit) = text.split_at(split);
-            let unit = match unit.trim() {
-                "ms" => 0.001,
-                "s" | "" => 1.0,
-                "m" | "min" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(wrong()),
-            };
-            (number.trim().parse::<f64>().map_err(|_| wrong())?, unit)
-        }
-    };
-    Duration::try_from_secs_f64(number * unit).ok().and_then(short_enough).ok_or_else(wrong)
-}
-
-fn short_enough(wait: Duration) -> Option<Duration> {
-    (wait.as_secs_f64() <= LONGEST_WAIT).then_some(wait)
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ pub struct ValueDigest {
     pub hash: [u8; 32],
     /// How many elements it has: one for a string, messages for a stream.
     pub elements: u64,
+    /// How many consumer groups a stream has.
+    pub groups: u64,
+    /// How many messages were given to consumers of a stream, and not acknowledged.
+    pub pending: u64,
 }
 
 impl fmt::Debug for ValueDigest {
@@ -85,7 +89,12 @@ impl Elements {
                 &mut hasher
             }
         };
-        ValueDigest { hash: *hasher.finalize().as_bytes(), elements: self.count }
+        ValueDigest {
+            hash: *hasher.finalize().as_bytes(),
+            elements: self.count,
+            groups: 0,
+            pending: 0,
+        }
     }
 }
 

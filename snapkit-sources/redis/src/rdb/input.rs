@@ -82,6 +82,15 @@ impl<R: Read> Input<R> {
         Ok(())
     }
 
+    /// Whether nothing more comes.
+    pub(super) fn is_at_end(&mut self) -> Result<bool> {
+        let read = self.inner.read(&mut [0]);
+        read.map(|n| n == 0).map_err(|e| match e.downcast::<Error>() {
+            Ok(own) => own,
+            Err(e) => Error::io("cannot read the value", e),
+        })
+    }
+
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         self.fill(&mut bytes)?;

@@ -56,12 +56,14 @@ pub(super) fn read<R: Read>(
     let groups = input.length_raw(raw)?;
     // In any order: they are sorted in memory by the server, and by their names here.
     let mut all = Elements::in_any_order("groups");
+    let mut pending = 0_u64;
     for _ in 0..groups {
         let group = group(input, version, raw)?;
         all.add(&[&group.hash]);
+        pending = pending.saturating_add(group.pending);
     }
     elements.note(&[b"groups", &all.finish().hash]);
-    Ok(elements.finish())
+    Ok(ValueDigest { groups, pending, ..elements.finish() })
 }
 
 /// The messages of a listpack. The first element is about all of them: how many are there, how many are deleted, and the
@@ -134,10 +136,9 @@ fn group<R: Read>(input: &mut Input<R>, version: u8, raw: Raw<'_>) -> Result<Val
         let name = input.string_raw(MAX_PACKED, raw)?;
         let seen: [u8; 8] = input.array_raw(raw)?;
         consumer.note(&[b"name", &name, &seen]);
-        if version >= 3 {
-            let active: [u8; 8] = input.array_raw(raw)?;
-            consumer.note(&[b"active", &active]);
-        }
+        // A server that knows when a consumer was last given something takes what an older one says for both.
+        let active = if version >= 3 { input.array_raw(raw)? } else { seen };
+        consumer.note(&[b"active", &active]);
         let pending = input.length_raw(raw)?;
         for _ in 0..pending {
             let id: [u8; 16] = input.array_raw(raw)?;
@@ -145,5 +146,5 @@ fn group<R: Read>(input: &mut Input<R>, version: u8, raw: Raw<'_>) -> Result<Val
         }
         group.add(&[b"consumer", &consumer.finish().hash]);
     }
-    Ok(group.finish())
+    Ok(ValueDigest { pending, ..group.finish() })
 }

@@ -1,0 +1,219 @@
+//! Settings of a source, in the stack file and in a snapshot.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use snapkit_core::registry::wait;
+use snapkit_core::secret::{Secret, SecretString};
+use snapkit_core::{Error, Reason, Result};
+
+use crate::connection::{Address, Login};
+
+/// The port of a server unless the address names one.
+const PORT: u16 = 6379;
+
+/// How long a server may say nothing unless configured: 60 s.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Settings of a source of kind `redis`.
+#[non_exhaustive]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// Where the server is: `redis://HOST:PORT`, or `unix:///PATH` for a socket in the file system. A user and a
+    /// password in it are taken out: they are in no snapshot.
+    pub url: String,
+    /// A user of the server's access list; the default user unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The password. It is in no snapshot: a restore takes it from the stack file, too.
+    #[serde(default, skip_serializing, deserialize_with = "password")]
+    pub password: Option<SecretString>,
+    /// How long the server may say nothing, each time: 60 s unless given, at most a day.
+    #[serde(default = "default_timeout", with = "wait")]
+    pub timeout: Duration,
+    /// The most bytes of scratch space that a capture or a restore takes; unless given, all that is free. The
+    /// content waits there, encrypted, so that the server never waits for the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<u64>,
+    /// Whether to keep the server's snapshot as one piece instead of key by key. What this program cannot read is
+    /// kept like this without being asked, where it can be known before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+}
+
+fn default_timeout() -> Duration {
+    TIMEOUT
+}
+
+fn password<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.map(Secret::new))
+}
+
+impl RedisConfig {
+    /// A server with everything else as usual.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            user: None,
+            password: None,
+            timeout: TIMEOUT,
+            scratch: None,
+            raw: false,
+        }
+    }
+
+    /// The same with user and password apart from the address, or `invalid-config`.
+    pub(crate) fn plain(mut self) -> Result<Self> {
+        // What is refused may hold a password: it is not repeated.
+        let bad = |what: &str| Error::new(Reason::InvalidConfig, format!("`url`: {what}"));
+        let (scheme, rest) = self
+            .url
+            .split_once("://")
+            .ok_or_else(|| bad("write redis://HOST:PORT or unix:///PATH"))?;
+        match scheme {
+            "redis" => {}
+            "unix" if rest.starts_with('/') && rest.len() > 1 => return Ok(self),
+            "unix" => return Err(bad("write unix:///PATH, with the whole path of the socket")),
+            "rediss" => {
+                return Err(bad(
+                    "TLS is not spoken here yet: go through a tunnel on this machine, such as stunnel",
+                ));
+            }
+            _ => return Err(bad("write redis://HOST:PORT or unix:///PATH")),
+        }
+        let (login, place) = match rest.rsplit_once('@') {
+            Some((login, place)) => (Some(login), place),
+            None => (None, rest),
+        };
+        let (place, database) = place.split_once('/').unwrap_or((place, ""));
+        if !matches!(database, "" | "0") {
+            return Err(bad(
+                "all databases are captured: write it without what stands behind the port",
+            ));
+        }
+        let (host, port) = split_port(place).ok_or_else(|| bad("the port is no number"))?;
+        if host.is_empty() {
+            return Err(bad("it names no host"));
+        }
+        let url = format!("redis://{host}:{}", port.unwrap_or(PORT));
+        if let Some(login) = login {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            let decode = |text: &str| {
+                percent_decode(text).ok_or_else(|| bad("the password is badly encoded: write %NN"))
+            };
+            let (user, password) = (decode(user)?, decode(password)?);
+            if !password.is_empty() {
+                if self.password.is_some() {
+                    return Err(bad(
+                        "there is a password in it, and one beside it: which of them?",
+                    ));
+                }
+                self.password = Some(Secret::new(password));
+            }
+            if !user.is_empty() {
+                if self.user.as_ref().is_some_and(|other| *other != user) {
+                    return Err(bad(
+                        "there is a user in it, and another beside it: which of them?",
+                    ));
+                }
+                self.user = Some(user);
+            }
+        }
+        self.url = url;
+        Ok(self)
+    }
+
+    /// Where the server is. The settings are plain.
+    pub(crate) fn address(&self) -> Address {
+        match self.url.strip_prefix("unix://") {
+            Some(path) => Address::Unix(PathBuf::from(path)),
+            None => Address::Tcp(self.url.trim_start_matches("redis://").to_owned()),
+        }
+    }
+
+    /// Who asks.
+    pub(crate) fn login(&self) -> Option<Login> {
+        let password = self.password.clone()?;
+        Some(Login { user: self.user.clone(), password })
+    }
+
+    /// Another server, asked by the same user.
+    pub(crate) fn at(&self, url: &str) -> Result<Self> {
+        let there = Self { url: url.to_owned(), ..self.clone() };
+        // Whoever names another login there means it.
+        let there = match url.contains('@') {
+            true => Self { user: None, password: None, ..there },
+            false => there,
+        };
+        there.plain()
+    }
+}
+
+/// A host and a port, if one is given; none if it is no number. An IPv6 address stands in brackets.
+fn split_port(place: &str) -> Option<(&str, Option<u16>)> {
+    match place.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            Some((host, Some(port.parse().ok()?)))
+        }
+        _ => Some((place, None)),
+    }
+}
+
+/// Text in which `%NN` stands for a byte.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(behind.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &behind[2..];
+        } else {
+            bytes.push(*first);
+            rest = behind;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let plain = |url: &str| RedisConfig::new(url).plain();
+        let told = |url: &str| match plain(url) {
+            Ok(config) => format!("{} {:?}", config.url, config.user),
+            Err(e) => e.message().to_owned(),
+        };
+        let urls = [
+            "redis://127.0.0.1:6379",
+            "redis://cache",
+            "redis://cache/0",
+            "redis://cache/3",
+            "redis://[::1]:7000",
+            "redis://[::1]",
+            "redis://me:p%40ss@cache:1",
+            "redis://:p%4@cache",
+            "redis://cache:port",
+            "redis://",
+            "unix:///run/redis.sock",
+            "unix://run/redis.sock",
+            "rediss://cache",
+            "cache:6379",
+            "http://cache",
+        ];
+        let all: Vec<_> = urls.iter().map(|url| format!("{url} => {}", told(url))).collect();
+        insta::assert_snapshot!(all.join("\n"), @"");
+        let config = plain("redis://me:p%40ss@cache:1").unwrap();
+        assert_eq!(config.password.as_ref().unwrap().expose(), "p@ss");
+        let written = serde_json::to_string(&config).unwrap() + &format!("{config:?}");
+        assert!(!written.contains("p@ss") && !written.contains("p%40ss"), "{written}");
+        let elsewhere = config.at("redis://other").unwrap();
+        assert_eq!(elsewhere.password.unwrap().expose(), "p@ss");
+        assert!(config.at("redis://you:x@other").unwrap().user.unwrap() == "you");
+    }
+}

@@ -1,0 +1,243 @@
+//! Keys into a live server, one by one: `RESTORE` with the bytes that `DUMP` would give (`src/cluster.c`).
+
+use std::collections::VecDeque;
+use std::io::Read;
+
+use snapkit_core::context::Context;
+use snapkit_core::scratch::{Room, ScratchWriter};
+use snapkit_core::tree::escape;
+use snapkit_core::{Error, Reason, Result};
+
+use crate::assemble::unreadable;
+use crate::connection::{Connection, Reply};
+use crate::rdb::{CRC, Item, Key, Snapshot, footer_of};
+
+/// Bytes of requests that wait for their answers.
+const UNANSWERED: usize = 512 << 10;
+
+/// Requests that wait for their answers.
+const REQUESTS: usize = 1000;
+
+/// The longest value that is held in memory; a longer one goes through scratch space.
+const IN_MEMORY: usize = 4 << 20;
+
+/// The longest string that a server takes unless it is told otherwise (`proto-max-bulk-len`).
+const LONGEST_STRING: u64 = 512 << 20;
+
+/// The longest string that a server takes, as far as it says.
+pub(crate) fn longest_string(connection: &mut Connection) -> Result<u64> {
+    let said = match connection.ask(&[b"CONFIG", b"GET", b"proto-max-bulk-len"])? {
+        Reply::Many(pair) => match pair.get(1) {
+            Some(Reply::Text(text)) => {
+                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    Ok(said.unwrap_or(LONGEST_STRING))
+}
+
+/// Puts keys into a server.
+#[derive(Debug)]
+pub(crate) struct Loader<'a> {
+    cx: &'a Context,
+    room: &'a Room,
+    connection: &'a mut Connection,
+    database: Option<u64>,
+    /// What was asked and not answered yet: the names of keys, or none.
+    asked: VecDeque<Option<Vec<u8>>>,
+    /// Bytes that were sent since the last answer.
+    sent: usize,
+    /// Keys that the server has taken.
+    pub(crate) keys: u64,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(cx: &'a Context, room: &'a Room, connection: &'a mut Connection) -> Self {
+        Self { cx, room, connection, database: None, asked: VecDeque::new(), sent: 0, keys: 0 }
+    }
+
+    /// Put all that is in a snapshot into the server.
+    pub(crate) fn load(&mut self, snapshot: &mut Snapshot<impl Read>) -> Result<()> {
+        loop {
+            self.cx.check()?;
+            match snapshot.item()? {
+                Item::Aux { .. } => {}
+                Item::Function(source) => {
+                    self.connection.must(&[b"FUNCTION", b"LOAD", b"REPLACE", &source])?;
+                }
+                Item::Key(key) => {
+                    self.select(key.database)?;
+                    self.restore(snapshot, key)?;
+                }
+                Item::End { .. } => return self.hear_all(),
+            }
+        }
+    }
+
+    /// Take keys of a snapshot out of the server again: as many as it has taken, and what is not known.
+    pub(crate) fn unload(
+        cx: &Context,
+        connection: &mut Connection,
+        snapshot: &mut Snapshot<impl Read>,
+        keys: u64,
+    ) -> Result<()> {
+        let (mut left, mut database) = (keys, None);
+        loop {
+            cx.check()?;
+            match snapshot.item()? {
+                Item::Key(key) => {
+                    snapshot.value(|_| Ok(()))?;
+                    if database != Some(key.database) {
+                        database = Some(key.database);
+                        connection.must(&[b"SELECT", key.database.to_string().as_bytes()])?;
+                    }
+                    connection.must(&[b"DEL", &key.name])?;
+                    match left.checked_sub(1) {
+                        Some(fewer) => left = fewer,
+                        None => return Ok(()),
+                    }
+                }
+                Item::End { .. } => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    fn select(&mut self, database: u64) -> Result<()> {
+        if self.database != Some(database) {
+            self.database = Some(database);
+            self.connection.send(&[b"SELECT", database.to_string().as_bytes()])?;
+            self.asked.push_back(None);
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, snapshot: &mut Snapshot<impl Read>, key: Key) -> Result<()> {
+        let mut value = vec![key.encoding];
+        let mut long: Option<ScratchWriter> = None;
+        let mut crc = CRC.digest();
+        let (cx, room) = (self.cx, self.room);
+        snapshot.value(|piece| {
+            if long.is_none() && value.len() + piece.len() > IN_MEMORY {
+                let mut writer = ScratchWriter::begin(cx, room)?;
+                writer.write(&value)?;
+                long = Some(writer);
+                value.clear();
+            }
+            match &mut long {
+                Some(writer) => writer.write(piece),
+                None => {
+                    value.extend_from_slice(piece);
+                    Ok(())
+                }
+            }
+        })?;
+        let version = u16::try_from(key.version()).unwrap_or(u16::MAX);
+        let mut words: Vec<Vec<u8>> = vec![b"RESTORE".to_vec(), key.name.clone()];
+        words.push(key.expires.unwrap_or(0).to_string().into_bytes());
+        let mut behind: Vec<Vec<u8>> = vec![b"REPLACE".to_vec(), b"ABSTTL".to_vec()];
+        if let Some(idle) = key.idle {
+            behind.extend([b"IDLETIME".to_vec(), idle.to_string().into_bytes()]);
+        }
+        if let Some(frequency) = key.frequency {
+            behind.extend([b"FREQ".to_vec(), frequency.to_string().into_bytes()]);
+        }
+        let len = long.as_ref().map_or(value.len() as u64, ScratchWriter::len) + 10;
+        let mut request = format!("*{}\r\n", words.len() + 1 + behind.len()).into_bytes();
+        let put = |request: &mut Vec<u8>, word: &[u8]| {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        };
+        words.iter().for_each(|word| put(&mut request, word));
+        request.extend_from_slice(format!("${len}\r\n").as_bytes());
+        match long {
+            None => {
+                crc.update(&value);
+                request.extend_from_slice(&value);
+            }
+            Some(writer) => {
+                self.connection.write(&request)?;
+                request.clear();
+                let mut reader = writer.finish()?.reader(0, u64::MAX);
+                let mut piece = vec![0; 256 << 10];
+                loop {
+                    let n = reader.read(&mut piece).map_err(unreadable)?;
+                    if n == 0 {
+                        break;
+                    }
+                    crc.update(&piece[..n]);
+                    self.connection.write(&piece[..n])?;
+                }
+            }
+        }
+        request.extend_from_slice(&footer_of(crc, version));
+        request.extend_from_slice(b"\r\n");
+        behind.iter().for_each(|word| put(&mut request, word));
+        self.connection.write(&request)?;
+        self.sent += usize::try_from(len).unwrap_or(usize::MAX);
+        self.asked.push_back(Some(key.name));
+        if self.sent > UNANSWERED || self.asked.len() > REQUESTS {
+            self.hear_all()?;
+        }
+        Ok(())
+    }
+
+    /// Hear what the server says to all that it was asked.
+    fn hear_all(&mut self) -> Result<()> {
+        self.connection.flush()?;
+        self.sent = 0;
+        while let Some(asked) = self.asked.pop_front() {
+            match (self.connection.hear()?, asked) {
+                (Reply::Refused(why), Some(name)) => return Err(self.refused(&why, &name)),
+                (Reply::Refused(why), None) => {
+                    return Err(self.connection.refused(b"SELECT", &why));
+                }
+                (_, Some(_)) => self.keys += 1,
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, why: &str, name: &[u8]) -> Error {
+        let name = escape(&name[..name.len().min(100)]);
+        let known = [
+            ("OOM", Reason::NoSpace, "the server has reached its limit of memory (`maxmemory`)"),
+            (
+                "ERR DUMP payload version",
+                Reason::Unsupported,
+                "the server is too old for a value: restore into one at least as new as it came from",
+            ),
+            (
+                "ERR Bad data format",
+                Reason::Unsupported,
+                "the server does not know a kind of value: restore into one at least as new as it came from",
+            ),
+            (
+                "READONLY",
+                Reason::InvalidConfig,
+                "the server is a replica, which takes nothing: name its master",
+            ),
+            (
+                "MOVED",
+                Reason::Unsupported,
+                "a cluster takes keys only where their slots are: restore into its files",
+            ),
+            (
+                "MISCONF",
+                Reason::Unavailable,
+                "the server takes nothing because it could not save its data",
+            ),
+        ];
+        let known = known.into_iter().find(|(code, ..)| why.starts_with(code));
+        let e = match known {
+            Some((_, reason, what)) => Error::new(reason, what)
+                .caused_by(std::io::Error::other(why.chars().take(200).collect::<String>())),
+            None => self.connection.refused(b"RESTORE", why),
+        };
+        e.with("key", name)
+    }
+}
