@@ -56,10 +56,26 @@ impl App {
         Ok(Self { cx, common, env, output, places, stack, meter, run: Mutex::default() })
     }
 
-    /// The kinds of source that this program knows.
+    /// The kinds of source that this program knows. What a snapshot does not hold, because it is secret, they take
+    /// from the stack file, if it has a source of the same name and kind.
     pub(crate) fn registry(&self) -> Registry {
+        let mut known = Registry::new();
+        snapkit_sources::register_all(&mut known);
+        let Some(file) = self.stack.clone() else { return known };
+        let (known, file) = (Arc::new(known), Arc::new(file));
         let mut registry = Registry::new();
-        snapkit_sources::register_all(&mut registry);
+        for kind in known.kinds() {
+            let (known, file, env) = (Arc::clone(&known), Arc::clone(&file), Arc::clone(&self.env));
+            let kind = kind.to_owned();
+            registry.register(&kind.clone(), move |name, mut settings| {
+                if snapkit_sources::has_secrets(&kind)
+                    && let Some(declared) = file.declared(&env, &name, &kind)?
+                {
+                    snapkit_sources::add_secrets(&kind, &mut settings, &declared);
+                }
+                known.build(&kind, name, settings)
+            });
+        }
         registry
     }
 

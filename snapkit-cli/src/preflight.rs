@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::Access;
 use snapkit_core::context::Context;
-use snapkit_core::engine::{RestoreOptions, RestoreTo};
+use snapkit_core::engine::RestoreOptions;
 use snapkit_core::error::{Error, Result};
 use snapkit_core::manifest::{CaptureVerdict, Snapshot};
 use snapkit_core::registry::Registry;
@@ -22,10 +22,7 @@ pub(crate) async fn examine(
         if is_other || record.verdict == CaptureVerdict::Failed {
             continue;
         }
-        let target = match &options.to {
-            RestoreTo::Original => Target::Original,
-            RestoreTo::Directory(dir) => Target::Directory(dir.join(record.name.as_str())),
-        };
+        let target = options.target(&record.name);
         let at_source = |e: Error| e.with("source", &record.name);
         if let Target::Directory(dir) = &target
             && !dir.exists()

@@ -40,6 +40,7 @@ const SECTIONS: [&str; 7] = ["name", "repo", "sources", "sets", "consistency", "
 const UNHURRIED: Duration = Duration::from_secs(24 * 3600);
 
 /// A stack file that was read. What its values stand for is looked up when it is needed.
+#[derive(Clone)]
 pub(crate) struct StackFile {
     path: PathBuf,
     text: String,
@@ -215,6 +216,23 @@ impl StackFile {
         stack.sources = sources;
         stack.window = window(document, values)?.unwrap_or(stack.window);
         Ok(stack)
+    }
+
+    /// The settings of a source, if there is one of this name and kind.
+    pub(crate) fn declared(
+        &self,
+        env: &Env,
+        name: &SourceName,
+        kind: &str,
+    ) -> Result<Option<Value>> {
+        let values = self.values(env);
+        let document = self.parse()?;
+        let mut sources = sources_of(document.get_ref());
+        let Some((key, value)) = sources.find(|(key, _)| key.get_ref() == name.as_str()) else {
+            return Ok(None);
+        };
+        let declared = declare(values, key.get_ref(), value)?;
+        Ok((declared.kind == kind).then_some(declared.settings))
     }
 
     /// The file itself.

@@ -31,6 +31,21 @@ pub fn register_all(registry: &mut Registry) {
     stream::register(registry);
 }
 
+/// Whether sources of a kind have settings that are secret, and so in no snapshot.
+#[must_use]
+pub fn has_secrets(kind: &str) -> bool {
+    cfg!(feature = "redis") && kind == "redis"
+}
+
+/// Add to settings that come from a snapshot what is secret, from those that were declared.
+#[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "nothing is secret"))]
+pub fn add_secrets(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
+    #[cfg(feature = "redis")]
+    if kind == "redis" {
+        redis::add_secrets(settings, declared);
+    }
+}
+
 /// Where the source of files meets the one that reads databases.
 #[cfg(all(feature = "files", feature = "sqlite"))]
 mod databases {

@@ -1,14 +1,16 @@
 //! `snapkit restore`: a snapshot, or a part of it, put back and proven.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use snapkit_core::artifact::SourceName;
 use snapkit_core::engine::{
     Occasion, Operation, RestoreOptions, RestoreSummary, RestoreTo, Selection, SourceRestored,
 };
-use snapkit_core::error::Result;
+use snapkit_core::error::{Error, Result};
 use snapkit_core::facts::RestoreVerdict;
 use snapkit_core::manifest::{CaptureVerdict, Snapshot, SourceRecord};
 use snapkit_core::tree::escape;
@@ -41,9 +43,13 @@ pub(crate) struct RestoreArgs {
     /// A snapshot, or a part of one
     #[arg(value_name = "SNAPSHOT[:SOURCE[/ARTIFACT[/PATH]]]")]
     place: String,
-    /// Restore to DIR/SOURCE/… instead of the original places
-    #[arg(long, value_name = "DIR")]
+    /// Restore to DIR/SOURCE/… instead of the original places; of a snapshot of one server, or with a source
+    /// named, also to another server
+    #[arg(long, value_name = "DIR|URL")]
     target: Option<PathBuf>,
+    /// Restore a source to another server; may be given several times
+    #[arg(long, value_name = "SOURCE=URL")]
+    map: Vec<String>,
     /// Only what matches in trees, and what is in it; may be given several times. A glob without a slash is a
     /// name, one with a slash a whole path. Artifacts that are no trees, such as databases, are left out unless
     /// they are named
@@ -86,10 +92,12 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     let scope = app.scope(&args.scope)?;
     let url = app.repository_url()?;
     let own = Own::of(&url, &app.places)?;
+    let server = args.target.as_deref().and_then(server_url);
     let to = match &args.target {
-        Some(dir) => RestoreTo::Directory(app.places.absolute(dir)),
-        None => RestoreTo::Original,
+        Some(dir) if server.is_none() => RestoreTo::Directory(app.places.absolute(dir)),
+        _ => RestoreTo::Original,
     };
+    let mut urls = args.map.iter().map(|text| mapped(text)).collect::<Result<BTreeMap<_, _>>>()?;
     if let RestoreTo::Directory(dir) = &to {
         own.check_target(dir)?;
     }
@@ -116,7 +124,11 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     };
     let snapshot = &snapshot;
 
+    if let Some(url) = server {
+        urls.insert(only_source(&spec, snapshot)?, url.to_owned());
+    }
     let mut options = RestoreOptions::new(to, app.places.state()?.join(RECOVERY));
+    options.urls = urls;
     let named = spec.find(snapshot)?;
     let place = named.as_ref().map(Named::place).unwrap_or_default();
     options.selection = match named {
@@ -200,6 +212,38 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
     } else {
         summary.verdict.into()
     })
+}
+
+/// The target as a server's URL, if it is one and no directory.
+fn server_url(target: &Path) -> Option<&str> {
+    target.to_str().filter(|text| text.contains("://") && !target.exists())
+}
+
+/// `SOURCE=URL`.
+fn mapped(text: &str) -> Result<(SourceName, String)> {
+    let wrong = || Error::invalid("--map is SOURCE=URL, such as cache=redis://127.0.0.1:6379");
+    let (source, url) = text.split_once('=').ok_or_else(wrong)?;
+    if !url.contains("://") {
+        return Err(wrong());
+    }
+    Ok((SourceName::new(source)?, url.to_owned()))
+}
+
+/// The source that is restored, if there is only one.
+fn only_source(spec: &Spec, snapshot: &Snapshot) -> Result<SourceName> {
+    if let Some(source) = &spec.source {
+        return Ok(source.clone());
+    }
+    match &snapshot.sources[..] {
+        [only] => Ok(only.name.clone()),
+        sources => {
+            let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+            Err(Error::invalid(format!(
+                "--target is a server, and there are several sources: use --map SOURCE=URL, with one of: {}",
+                names.join(", ")
+            )))
+        }
+    }
 }
 
 /// What differs, in a line, if something does.

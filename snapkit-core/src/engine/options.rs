@@ -13,7 +13,7 @@ use crate::engine::hooks::{Hooks, Probe};
 use crate::error::{Error, Result};
 use crate::id::RepositoryFingerprint;
 use crate::manifest::Head;
-use crate::source::Source;
+use crate::source::{Source, Target};
 
 /// The bytes that all work in flight may hold: 256 MiB for the whole process by default. The engine
 /// takes half of it for content; the rest is room for the index, compression and the sources.
@@ -182,6 +182,8 @@ impl Selection {
 pub struct RestoreOptions {
     /// Where to.
     pub to: RestoreTo,
+    /// Sources that go to another server instead, by its URL.
+    pub urls: BTreeMap<SourceName, String>,
     /// What of it.
     pub selection: Selection,
     /// Replace what is there; the old state is kept.
@@ -209,6 +211,7 @@ impl RestoreOptions {
     pub fn new(to: RestoreTo, recovery: PathBuf) -> Self {
         Self {
             to,
+            urls: BTreeMap::new(),
             selection: Selection::default(),
             overwrite: false,
             trusted: false,
@@ -218,6 +221,16 @@ impl RestoreOptions {
             recovery,
             hooks: None,
             probes: Vec::new(),
+        }
+    }
+
+    /// Where a source goes.
+    #[must_use]
+    pub fn target(&self, source: &SourceName) -> Target {
+        match (self.urls.get(source), &self.to) {
+            (Some(url), _) => Target::Url(url.clone()),
+            (None, RestoreTo::Original) => Target::Original,
+            (None, RestoreTo::Directory(dir)) => Target::Directory(dir.join(source.as_str())),
         }
     }
 }

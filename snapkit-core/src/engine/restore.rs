@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
 use crate::engine::hooks::{Attendance, Moment, Occasion, Operation, Probe};
-use crate::engine::options::{RestoreOptions, RestoreTo};
+use crate::engine::options::RestoreOptions;
 use crate::engine::read::ChunkReader;
 use crate::engine::records::StoredRecords;
 use crate::engine::report::{Probed, RestoreSummary, SourceRestored, seconds};
@@ -156,6 +156,13 @@ impl Repository {
         let chosen = Chosen::new(&options.selection)?;
         let reader = self.reader(cx).await?;
         let mut plans = Plans { cx, list: Vec::new(), made: Vec::new() };
+        if let Some(name) =
+            options.urls.keys().find(|name| snapshot.source(name.as_str()).is_none())
+        {
+            let what =
+                format!("the snapshot has no source {name}, which was to go to another server");
+            return Err(Error::new(Reason::NotFound, what));
+        }
         for record in selected(snapshot, options)? {
             let plan = self.plan(snapshot, record, options)?;
             plans.list.push(plan);
@@ -222,13 +229,17 @@ impl Repository {
                 format!("source {} has no artifact {wanted}", record.name),
             ));
         }
-        let (target, place) = match &options.to {
-            RestoreTo::Directory(dir) => {
-                let dir = absolute(dir)?.join(record.name.as_str());
+        let (target, place) = match options.target(&record.name) {
+            Target::Directory(dir) => {
+                let dir = absolute(&dir)?;
                 let place = dir.display().to_string();
                 (Target::Directory(dir), place)
             }
-            RestoreTo::Original => (Target::Original, "its original place".to_owned()),
+            Target::Url(url) => {
+                let place = without_login(&url);
+                (Target::Url(url), place)
+            }
+            Target::Original => (Target::Original, "its original place".to_owned()),
         };
         let mut request = RestoreRequest::new(target, record.clone());
         request.overwrite = options.overwrite;
@@ -250,6 +261,14 @@ impl Repository {
             any: false,
             handed: Arc::default(),
         })
+    }
+}
+
+/// A URL as it may be told.
+fn without_login(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        _ => url.to_owned(),
     }
 }
 

@@ -151,6 +151,15 @@ impl RedisConfig {
     }
 }
 
+/// Add the password to settings that come from a snapshot, which has none, from those that were declared.
+pub fn add_secrets(settings: &mut serde_json::Value, declared: &serde_json::Value) {
+    let declared = serde_json::from_value::<RedisConfig>(declared.clone());
+    let Some(login) = declared.ok().and_then(|config| config.plain().ok()?.login()) else { return };
+    if let Some(settings) = settings.as_object_mut() {
+        settings.entry("password").or_insert_with(|| login.password.expose().clone().into());
+    }
+}
+
 /// A host and a port, if one is given; none if it is no number. An IPv6 address stands in brackets.
 fn split_port(place: &str) -> Option<(&str, Option<u16>)> {
     match place.rsplit_once(':') {

@@ -28,5 +28,5 @@ mod source;
 mod spool;
 mod tally;
 
-pub use config::RedisConfig;
+pub use config::{RedisConfig, add_secrets};
 pub use source::{Redis, register};
