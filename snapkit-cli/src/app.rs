@@ -202,13 +202,13 @@ impl App {
         for id in &ledger.gone {
             self.output.warn(format!(
                 "the snapshot {id} was here and is gone without a trace: an old copy of the repository \
-                 was put back, or somebody removed it"
+                 was put back, it was made in a copy, or somebody removed it"
             ));
         }
         for id in &ledger.missing {
             self.output.warn(format!(
                 "the snapshot {id} is gone without a trace, and another one came after it: an old copy of \
-                 the repository was put back, or somebody removed it"
+                 the repository was put back, it was made in a copy, or somebody removed it"
             ));
         }
         for id in &ledger.returned {

@@ -85,10 +85,20 @@ impl Run {
         self.outcome = "failed".to_owned();
         self.exit = error.reason().row().exit;
         self.reason = Some(error.reason().code().to_owned());
-        let mut text = error.chain();
+        let mut text = without_said(error);
         let cut = (0..=MAX_MESSAGE.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
         text.truncate(cut.unwrap_or(0));
         self.error = Some(text);
+    }
+}
+
+/// An error and its causes without what a program of the user's has said, which may be anything.
+fn without_said(error: &Error) -> String {
+    let said = error.context().iter().find(|(key, _)| *key == "said");
+    let text = error.chain();
+    match said {
+        Some((_, said)) => text.replace(said.as_str(), "…"),
+        None => text,
     }
 }
 

@@ -181,7 +181,11 @@ impl Hooks for StackHooks {
         let mut first = None;
         for hook in self.hooks.iter().filter(|hook| hook.on.contains(&moment)) {
             let program = Program {
-                what: format!("hook {}", moment.as_str()),
+                what: match moment {
+                    // It would read as if the hook had failed.
+                    Moment::Failed => "hook `failed`".to_owned(),
+                    moment => format!("hook {}", moment.as_str()),
+                },
                 words: &hook.run,
                 directory: self.around.directory.clone(),
                 timeout: hook.timeout,

@@ -175,12 +175,25 @@ fn first_line(text: &SecretString, origin: &str) -> Result<SecretString> {
 fn read_secret(path: &Path, what: &str) -> Result<SecretString> {
     match env::read_small(path, MAX_SECRET) {
         Ok(text) => Ok(Secret::new(text)),
+        // Whoever took a variable for the secret itself finds it in no message.
+        Err(e) if is_secret_itself(path) => {
+            let what = format!(
+                "what was given is no {what}, but looks like the secret itself: name a file"
+            );
+            Err(Error::new(if e.is_cancelled() { e.reason() } else { Reason::NoKey }, what))
+        }
         Err(e) if e.reason() == Reason::NotFound => {
             Err(Error::new(Reason::NoKey, format!("the {what} does not exist"))
                 .with("path", path.display()))
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether a path has the form of a key, or is no path at all.
+fn is_secret_itself(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || text.contains('\n')
 }
 
 /// What a shell command says. Its questions and complaints go where ours do.

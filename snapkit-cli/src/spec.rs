@@ -129,6 +129,7 @@ pub(crate) fn artifact_names(source: &SourceRecord) -> String {
 /// That a tree has no such entry.
 pub(crate) fn no_entry(path: &EntryPath, place: &str) -> Error {
     missing(format!("there is no \"{path}\" in {place}"))
+        .with_hint("paths are whole, from the root directory on: `snapkit ls -R` shows them")
 }
 
 /// A name for a source, or what a name may be.

@@ -100,7 +100,11 @@ impl Values<'_> {
             // Somebody may have written it here all the same.
             let is_secret = value.get_ref().as_str().is_some()
                 && ["password", "passphrase", "secret", "token"].iter().any(|w| key.contains(w));
-            let shown = if is_secret { Value::from("(hidden)") } else { self.describe(value) };
+            let shown = match self.describe(value) {
+                _ if is_secret => Value::from("(hidden)"),
+                Value::String(text) => Value::from(without_query(text)),
+                shown => shown,
+            };
             (key, shown)
         };
         Value::Object(table.iter().map(described).collect())
@@ -156,6 +160,14 @@ impl<'t, 'i> Elsewhere<'t, 'i> {
             (None, Some(file), None, 1) => Some(Self::File(text(file)?)),
             _ => None,
         }
+    }
+}
+
+/// A URL without what stands behind `?`, where tokens often are.
+fn without_query(text: String) -> String {
+    match text.split_once('?') {
+        Some((url, _)) if url.contains("://") => format!("{url}?(hidden)"),
+        _ => text,
     }
 }
 

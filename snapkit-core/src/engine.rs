@@ -119,6 +119,20 @@ impl Repository {
         }
     }
 
+    /// How many packs the index lists, and the keys of those that are gone or cut short. Nothing is read of them.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the store says, and a damaged index.
+    pub async fn lost_packs(&self, cx: &Context) -> Result<(u64, Vec<String>)> {
+        let (index, _) = self.load_index(cx).await?;
+        index.unlisted_packs(cx, &self.sink).await?;
+        let lost = index.lost_packs().into_iter();
+        let lost =
+            lost.map(|id| Ok(crate::pack::pack_key(id)?.to_string())).collect::<Result<_>>()?;
+        Ok((index.packs().len() as u64, lost))
+    }
+
     /// Load the index.
     async fn load_index(&self, cx: &Context) -> Result<(Index, LoadReport)> {
         self.load_index_in(cx, self.index_dir()).await

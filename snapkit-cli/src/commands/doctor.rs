@@ -8,8 +8,8 @@ use clap::Args;
 use rustix::fs::Access;
 use serde::Serialize;
 use snapkit_core::engine::{Ledger, Repository};
-use snapkit_core::error::{Error, Result};
-use snapkit_core::manifest::Head;
+use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::manifest::{CaptureVerdict, Head};
 use snapkit_core::sign::Role;
 
 use crate::app::App;
@@ -106,6 +106,11 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
                 Err(e) if e.is_cancelled() => return Err(e),
                 Err(e) => findings.fail("ledger", &e),
             }
+            match repository.lost_packs(&app.cx).await {
+                Ok((packs, lost)) => of_packs(packs, &lost, &mut findings),
+                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) => findings.fail("stored data", &e),
+            }
         }
         Err(e) if e.is_cancelled() => return Err(e),
         Err(e) => findings.fail("repository", &e),
@@ -128,11 +133,30 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
     app.output.note(match (problems, warnings) {
         (0, 0) => "nothing is wrong".to_owned(),
         (0, n) => {
-            format!("nothing is wrong, but {} should be looked at", count(n, "warning", "warnings"))
+            format!("no problems, but {} should be looked at", count(n, "warning", "warnings"))
         }
         (n, _) => format!("{} found", count(n, "problem", "problems")),
     });
     Ok(if problems == 0 { Exit::Done } else { Exit::Damage })
+}
+
+/// Packs that are named one by one.
+const PACKS_SAID: usize = 10;
+
+fn of_packs(packs: u64, lost: &[String], findings: &mut Findings) {
+    if lost.is_empty() {
+        let listed = count(packs, "pack", "packs");
+        let text =
+            format!("{listed} listed, and all of them there; `verify` examines what is in them");
+        findings.add(State::Ok, "stored data", text);
+    }
+    for key in lost.iter().take(PACKS_SAID) {
+        let text = "it is gone or cut short; `snapkit verify` says what is lost by it";
+        findings.add(State::Problem, key, text);
+    }
+    if let Some(more) = lost.len().checked_sub(PACKS_SAID).filter(|more| *more > 0) {
+        findings.add(State::Problem, "stored data", format!("and {more} more packs are gone"));
+    }
 }
 
 fn parse_percent(text: &str) -> Result<u64> {
@@ -279,6 +303,10 @@ fn of_snapshots(
                     format!("{text}; it must not be older than {}", seconds(max.as_secs_f64()));
                 findings.add(State::Problem, what, text);
             }
+            // A monitor that only looks at ages would take it for whole.
+            _ if newest.verdict != CaptureVerdict::Complete => {
+                findings.add(State::Warning, what, text);
+            }
             _ => findings.add(State::Ok, what, text),
         }
         if let (Some(max), Some(before)) = (max_growth, snapshots.get(1)) {
@@ -343,6 +371,15 @@ async fn of_stack(app: &App, args: &DoctorArgs, findings: &mut Findings) -> Resu
         };
         match cx.run(prepared).await {
             Ok(()) => {
+                // Where others are there, a create only says so.
+                let settings = &source.source.info().settings;
+                let gone = |path: &PathBuf| std::fs::symlink_metadata(path).is_err();
+                if let Some(path) = crate::paths::of_settings(settings).iter().find(|p| gone(p)) {
+                    let e =
+                        Error::new(Reason::SourceMissing, "what is to be captured does not exist");
+                    findings.fail(what, &e.with("path", path.display()));
+                    continue;
+                }
                 let kind = &source.source.info().kind;
                 findings.add(State::Ok, what, format!("{kind}, ready to be captured"));
             }
@@ -374,18 +411,28 @@ fn of_history(app: &App, findings: &mut Findings) {
     let Ok(state) = app.places.state() else { return };
     let Ok(all) = runs(&state) else { return };
     let repository = app.repository_url().unwrap_or_default();
+    let stack = app.stack.as_ref().and_then(|file| file.name(&app.env).ok());
     for command in ["create", "restore", "verify"] {
-        // What was refused before it did anything tells nothing of how well things are.
+        // What was refused before it did anything tells nothing of how well things are, nor does another stack.
         let counts = |run: &&Run| {
             let is_refused = command == "restore" && REFUSED.contains(&run.exit);
-            run.command == command && run.repository == repository && !is_refused
+            let is_other = stack.as_ref().zip(run.stack.as_ref()).is_some_and(|(a, b)| a != b);
+            run.command == command
+                && run.repository == repository
+                && !is_refused
+                && (command == "verify" || !is_other)
         };
         let last = all.iter().find(counts);
         let Some(Run { started, outcome, exit, error, .. }) = last else {
             findings.add(State::Ok, format!("last {command}"), "none is remembered here");
             continue;
         };
-        let state = if *exit == 0 { State::Ok } else { State::Warning };
+        let state = match (*exit, command) {
+            (0, _) => State::Ok,
+            // It stays damaged until a later one finds nothing.
+            (4, "verify") => State::Problem,
+            _ => State::Warning,
+        };
         let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         findings.add(
             state,

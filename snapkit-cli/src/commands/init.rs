@@ -55,6 +55,9 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
             return Err(exists);
         }
         let sink = snapkit_sinks::open_with(&app.cx, &url, &app.stores()?).await?;
+        if let Some(state) = app.places.state().ok().filter(|_| !app.common.accept_new_repository) {
+            Repository::check_known(&app.cx, &sink, state).await?;
+        }
         let config = Repository::peek(&app.cx, &sink).await?;
         app.output.document(&json!({
             "created": false, "repository": config.repository, "fingerprint": config.fingerprint(),

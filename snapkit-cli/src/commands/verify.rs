@@ -88,11 +88,15 @@ fn tell(app: &App, report: &VerifyReport, options: &VerifyOptions) {
     for note in &report.notes {
         output.note(format!("note: {note}"));
     }
+    // Whether packs are there is looked at in any case; those that are counted were read.
+    let packs = match report.read_data {
+        true => format!(", {}", count(report.packs, "pack", "packs")),
+        false => String::new(),
+    };
     output.note(format!(
-        "examined {}, {}, {}; {} read in {}",
+        "examined {}, {}{packs}; {} read in {}",
         count(report.snapshots, "snapshot", "snapshots"),
         count(report.chunks, "chunk", "chunks"),
-        count(report.packs, "pack", "packs"),
         size(report.bytes_read),
         seconds(report.seconds)
     ));
@@ -102,6 +106,11 @@ fn tell(app: &App, report: &VerifyReport, options: &VerifyOptions) {
         (n, _) => format!("{} found", count(n, "damaged object", "damaged objects")),
     };
     output.note(verdict);
+    if !report.is_sound() {
+        output.note(
+            "a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged",
+        );
+    }
 }
 
 /// What was examined.

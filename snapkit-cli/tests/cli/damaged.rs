@@ -98,8 +98,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: it is gone
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -112,8 +113,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -126,8 +128,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: sealed content is damaged or not where it belongs
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -140,8 +143,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -154,8 +158,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: it is gone
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -168,8 +173,9 @@ fn packs() {
     damaged: packs/[XX]/[HEX]: it is gone
       lost: [SNAPSHOT]:files/tree
     --- stderr
-    examined 1 snapshot, 1 chunk, [N] packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     $ snapkit restore -q latest --target out
     --- stderr
@@ -189,8 +195,9 @@ fn index_segments() {
     damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
     --- stderr
     note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     === empty, cut short, a bit flipped, of another program
     $ snapkit verify
@@ -198,8 +205,9 @@ fn index_segments() {
     damaged: index/[HEX]: an index segment's content does not fit its name
     --- stderr
     note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     === a link, a directory
     $ snapkit verify
@@ -207,8 +215,9 @@ fn index_segments() {
     damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
     --- stderr
     note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     ");
 }
@@ -220,7 +229,7 @@ fn snapshots() {
     === gone
     $ snapkit show latest
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
@@ -247,7 +256,7 @@ fn snapshots() {
     === a link, a directory
     $ snapkit show latest
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
@@ -358,19 +367,19 @@ fn the_newest_snapshot_is_gone() {
     ]), @"
     $ snapkit restore latest --overwrite
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     $ snapkit restore @2100-01-01 --overwrite
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what @2100-01-01 means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
     $ snapkit dump latest:files
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
@@ -378,7 +387,7 @@ fn the_newest_snapshot_is_gone() {
     --- stdout
     files (files): match, 6 facts hold, 10 B to [DIR]/work/out/files
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     match in [DURATION]
     --- exit 0

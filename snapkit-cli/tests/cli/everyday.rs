@@ -309,6 +309,7 @@ fn a_doctor_names_what_is_wrong() {
     ok       credential: full: it can add and read
     ok       ledger: 1 snapshot
     ok       shop@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
     ok       source app: sqlite, ready to be captured
     ok       source files: files, ready to be captured
     ok       last create: [TIME], complete
@@ -351,6 +352,7 @@ fn a_doctor_names_what_is_wrong() {
     ok       ledger: 3 snapshots
     ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
     problem  data-[HEX]@box (full): it holds 6 B, the one before it 781.3 KiB: -99 %
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
     ok       last create: [TIME], complete
     ok       last restore: none is remembered here
     ok       last verify: none is remembered here
@@ -390,7 +392,7 @@ fn a_doctor_judges_what_counts() {
     std::fs::remove_file(env.path("work/app.db")).unwrap();
     assert!(!env.run(["create"]).is_success());
     let told = env.run(["doctor", "--no-sources"]).stderr;
-    assert_eq!(told, "nothing is wrong, but 1 warning should be looked at\n");
+    assert_eq!(told, "no problems, but 1 warning should be looked at\n");
     // A create that asks for another time has not been one.
     let text = env.read("work/snapkit.toml");
     let hook = "[[hook]]\non = \"before:freeze\"\nrun = [\"sh\", \"-c\", \"exit 75\"]\n";

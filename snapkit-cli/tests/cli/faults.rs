@@ -118,6 +118,8 @@ fn of_a_tree_that_is_captured() {
         Fault("getdents64", "/work/data/sub", "EIO"),
         Fault("flistxattr", "/work/data/sub", "EIO"),
         Fault("openat", "work", "EIO"),
+        Fault("llistxattr", "anything", "ENOTDIR"),
+        Fault("llistxattr", "anything", "ENOENT"),
         Fault("openat", ".snapkitignore", "EIO"),
         Fault("read", "/work/data/.snapkitignore", "EIO"),
     ]), @"
@@ -163,6 +165,30 @@ fn of_a_tree_that_is_captured() {
     error: cannot examine (path=/DIR/work/data, source=files)
       caused by: Input/output error (os error 5)
     --- exit 1
+    === llistxattr of anything: ENOTDIR
+    --- stderr
+    warning: files: DIR/work/data/.snapkitignore: it is there, and the system says that it is not (path=/DIR/work/data/.snapkitignore): cannot list the extended attributes (path=/DIR/work/data/.snapkitignore): Not a directory (os error 20)
+    warning: files: DIR/work/data/a.txt: it is there, and the system says that it is not (path=/DIR/work/data/a.txt): cannot list the extended attributes (path=/DIR/work/data/a.txt): Not a directory (os error 20)
+    warning: files: DIR/work/data/fifo: it is there, and the system says that it is not (path=/DIR/work/data/fifo): cannot list the extended attributes (path=/DIR/work/data/fifo): Not a directory (os error 20)
+    warning: files: DIR/work/data/holes: it is there, and the system says that it is not (path=/DIR/work/data/holes): cannot list the extended attributes (path=/DIR/work/data/holes): Not a directory (os error 20)
+    warning: files: DIR/work/data/link: it is there, and the system says that it is not (path=/DIR/work/data/link): cannot list the extended attributes (path=/DIR/work/data/link): Not a directory (os error 20)
+    warning: files: DIR/work/data/second: it is there, and the system says that it is not (path=/DIR/work/data/second): cannot list the extended attributes (path=/DIR/work/data/second): Not a directory (os error 20)
+    warning: files: DIR/work/data/sub/b.bin: it is there, and the system says that it is not (path=/DIR/work/data/sub/b.bin): cannot list the extended attributes (path=/DIR/work/data/sub/b.bin): Not a directory (os error 20)
+    warning: files: DIR/work/data/sub/link: it is there, and the system says that it is not (path=/DIR/work/data/sub/link): cannot list the extended attributes (path=/DIR/work/data/sub/link): Not a directory (os error 20)
+    warning: 8 things were not captured; `snapkit show [HEX]` lists them
+    --- exit 3
+    === llistxattr of anything: ENOENT
+    --- stderr
+    warning: files: DIR/work/data/.snapkitignore: it is there, and the system says that it is not (path=/DIR/work/data/.snapkitignore): the file vanished (path=/DIR/work/data/.snapkitignore)
+    warning: files: DIR/work/data/a.txt: it is there, and the system says that it is not (path=/DIR/work/data/a.txt): the file vanished (path=/DIR/work/data/a.txt)
+    warning: files: DIR/work/data/fifo: it is there, and the system says that it is not (path=/DIR/work/data/fifo): the file vanished (path=/DIR/work/data/fifo)
+    warning: files: DIR/work/data/holes: it is there, and the system says that it is not (path=/DIR/work/data/holes): the file vanished (path=/DIR/work/data/holes)
+    warning: files: DIR/work/data/link: it is there, and the system says that it is not (path=/DIR/work/data/link): the file vanished (path=/DIR/work/data/link)
+    warning: files: DIR/work/data/second: it is there, and the system says that it is not (path=/DIR/work/data/second): the file vanished (path=/DIR/work/data/second)
+    warning: files: DIR/work/data/sub/b.bin: it is there, and the system says that it is not (path=/DIR/work/data/sub/b.bin): the file vanished (path=/DIR/work/data/sub/b.bin)
+    warning: files: DIR/work/data/sub/link: it is there, and the system says that it is not (path=/DIR/work/data/sub/link): the file vanished (path=/DIR/work/data/sub/link)
+    warning: 8 things were not captured; `snapkit show [HEX]` lists them
+    --- exit 3
     === openat of .snapkitignore: EIO
     --- stderr
     warning: files: DIR/work/data/.snapkitignore: cannot read the ignore file (path=/DIR/work/data): Input/output error (os error 5)

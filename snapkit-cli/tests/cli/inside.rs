@@ -132,6 +132,7 @@ fn places_that_are_not_there_are_said() {
             assert_snapshot!(env.run([command, "first:files/none"]), @r#"
             --- stderr
             error: there is no "none" in files/tree
+            hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
             --- exit 1
             "#);
             assert_snapshot!(env.run([command, "first:a b/x"]), @r#"
@@ -144,11 +145,13 @@ fn places_that_are_not_there_are_said() {
     assert_snapshot!(env.run(["ls", "first:files/tree/none"]), @r#"
     --- stderr
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     "#);
     assert_snapshot!(env.run(["dump", "first:files/tree/none"]), @r#"
     --- stderr
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     "#);
     assert_snapshot!(env.run(["dump", "first:files/tree"]), @"

@@ -134,7 +134,7 @@ fn of_a_stack() {
     path = "app.db"
     busy_timeout = "25h"
     --- stderr
-    error: `busy_timeout` must be seconds, or text such as "10s", at most a day (source=s, file=[DIR]/work/snapkit.toml:5)
+    error: `busy_timeout`: must be seconds, or text such as "10s", at most a day (source=s, file=[DIR]/work/snapkit.toml:5)
     --- exit 2
     === kind = "sqlite"
     path = "/"

@@ -212,7 +212,7 @@ fn what_names_no_snapshot_is_said() {
     ");
     assert_snapshot!(env.run(["show", "@1999-01-01"]), @"
     --- stderr
-    error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
+    error: there is no snapshot of 1999-01-01 or before (among=any stack, host box, set full)
     hint: there are 2 snapshots among these; `snapkit list` shows all
     --- exit 1
     ");
@@ -223,7 +223,7 @@ fn what_names_no_snapshot_is_said() {
     "#);
     assert_snapshot!(env.run(["show", "@2026-11-21 06:48"]), @"
     --- stderr
-    error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
+    error: there is no snapshot of 2026-11-21 06:48 or before (among=any stack, host box, set full)
     hint: there are 2 snapshots among these; `snapkit list` shows all
     --- exit 1
     ");

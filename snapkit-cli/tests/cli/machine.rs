@@ -105,7 +105,7 @@ fn local_state_that_cannot_be_had() {
     $ snapkit verify --cache-dir data/a.txt
     --- stderr
     warning: [DIR]/work/data/a.txt cannot be written to, so the index is fetched again each time: cannot create the directory [DIR]/work/data/a.txt: File exists (os error 17)
-    examined 3 snapshots, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 3 snapshots, [N] chunks; [SIZE] read in [DURATION]
     no damage; contents were not read, `--read-data` does that
     --- exit 0
     $ snapkit doctor --cache-dir data/a.txt --state-dir data/a.txt --no-sources
@@ -120,6 +120,7 @@ fn local_state_that_cannot_be_had() {
     warning  repository: [DIR]/work/data/a.txt/[HEX] cannot be written to, so what is unchanged is not remembered, and all of it read each time: cannot create the directory [DIR]/work/data/a.txt/[HEX]: Not a directory (os error 20)
     ok       ledger: 3 snapshots
     ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
     --- stderr
     warning: [DIR]/work/data/a.txt cannot be written to, so the index is fetched again each time: cannot create the directory [DIR]/work/data/a.txt: File exists (os error 17)
     warning: [DIR]/work/data/a.txt/[HEX] cannot be written to, so what is unchanged is not remembered, and all of it read each time: cannot create the directory [DIR]/work/data/a.txt/[HEX]: Not a directory (os error 20)
@@ -363,7 +364,7 @@ fn a_cache_that_was_changed() {
     assert_snapshot!(said(&env, &["verify"]), @"
     $ snapkit verify
     --- stderr
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     no damage; contents were not read, `--read-data` does that
     --- exit 0
     ");
@@ -428,7 +429,8 @@ fn rights_that_are_missing() {
     ok       create-only puts: honoured by the store, which `init` has tried
     ok       credential: full: it can add and read
     ok       ledger: 2 snapshots
-    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], partial
+    warning  data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], partial
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
     warning  last create: [TIME], partial
     ok       last restore: [TIME], match
     ok       last verify: none is remembered here

@@ -193,6 +193,7 @@ fn arguments_that_mean_nothing() {
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     $ snapkit restore latest:none --target out
     --- stderr
@@ -205,7 +206,7 @@ fn arguments_that_mean_nothing() {
     --- exit 1
     $ snapkit restore @2001-01-01 --target out
     --- stderr
-    error: there is no snapshot from before [TIME] (among=any stack, host box, set full)
+    error: there is no snapshot of 2001-01-01 or before (among=any stack, host box, set full)
     hint: there is 1 snapshot among these; `snapkit list` shows all
     --- exit 1
     $ snapkit restore @noon --target out
@@ -281,10 +282,12 @@ fn arguments_that_mean_nothing() {
     $ snapkit dump latest:files/none
     --- stderr
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     $ snapkit ls latest:files/none/x
     --- stderr
     error: there is no "none/x" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     $ snapkit verify latest:files/tree
     --- stderr
@@ -629,7 +632,7 @@ fn databases_that_cannot_be_captured() {
     assert_snapshot!(said(&env, &["create"]), @r#"
     $ snapkit create
     --- stderr
-    error: `busy_timeout` must be seconds, or text such as "10s", at most a day (source=app, file=[DIR]/work/snapkit.toml:4)
+    error: `busy_timeout`: must be seconds, or text such as "10s", at most a day (source=app, file=[DIR]/work/snapkit.toml:4)
     --- exit 2
     "#);
     let mut text = String::new();
@@ -808,7 +811,7 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     [HEX]  [TIME]  full  data-[HEX]@box  second  10 B  complete
     --- stderr
     warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     --- exit 4
     ");
     // Somebody who was never here is told by the snapshot that came after it.
@@ -820,19 +823,19 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     [HEX]  [TIME]  full  data-[HEX]@box  second  10 B  complete
     --- stderr
     warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
-    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     --- exit 4
     $ snapkit show first
     --- stderr
     warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
-    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: there is no snapshot "first"
     hint: `snapkit list` shows the snapshots there are
     --- exit 1
     $ snapkit show latest --host elsewhere
     --- stderr
     warning: a change of a snapshot's tags is damaged and left out (notes/[SNAPSHOT]/[HEX]-[HEX]): a signature does not hold
-    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
     --- exit 4
@@ -1160,8 +1163,9 @@ fn snapshots_that_are_gone() {
     damaged: snapshots/[SNAPSHOT]: this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed
       lost: [SNAPSHOT]
     --- stderr
-    examined 2 snapshots, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 2 snapshots, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     ");
     fs::rename(env.path("home/.local/state"), env.path("home/state")).unwrap();
@@ -1171,8 +1175,9 @@ fn snapshots_that_are_gone() {
     damaged: snapshots/[SNAPSHOT]: it is gone without a marker: a snapshot names it as the one before
       lost: [SNAPSHOT]
     --- stderr
-    examined 2 snapshots, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 2 snapshots, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     ");
 }

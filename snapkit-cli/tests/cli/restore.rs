@@ -329,12 +329,14 @@ fn what_does_not_exist_cannot_be_restored() {
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     "#);
     assert_snapshot!(env.run(["restore", "first:files/tree/none", "--target", "out"]), @r#"
     --- stderr
     snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
     error: there is no "none" in files/tree
+    hint: paths are whole, from the root directory on: `snapkit ls -R` shows them
     --- exit 1
     "#);
     assert_snapshot!(env.run(["restore", "first", "--include", "[", "--target", "out"]), @r#"

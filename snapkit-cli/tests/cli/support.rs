@@ -249,7 +249,8 @@ fn filters(dir: &Path) -> SettingsBindDropGuard {
         // Frames are spread over packs at random.
         (r"\b[1-9]\d* packs?;", "[N] packs;"),
         // Where content is cut depends on the repository's key.
-        (r"\b[1-9]\d* chunks,", "[N] chunks,"),
+        (r"\b[1-9]\d* chunks?([,;])", "[N] chunks$1"),
+        (r"\b[1-9]\d* packs? listed", "[N] packs listed"),
         (r"(?m)^new +[0-9.]+ (B|KiB)", "new      [SIZE]"),
         (r"(?m)^([-dl][rwxstST-]{9}) +\d+ +\d+ ", "$1 [UID] [GID] "),
         (r#""(uid|gid)":\d+"#, r#""$1":[ID]"#),

@@ -22,7 +22,7 @@ fn a_sound_repository_is_called_so() {
     let env = TestEnv::with_snapshot();
     assert_snapshot!(env.run(["verify"]), @"
     --- stderr
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     no damage; contents were not read, `--read-data` does that
     --- exit 0
     ");
@@ -34,7 +34,7 @@ fn a_sound_repository_is_called_so() {
     ");
     assert_snapshot!(env.run(["verify", "first:files", "latest:files"]), @"
     --- stderr
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     no damage; contents were not read, `--read-data` does that
     --- exit 0
     ");
@@ -64,6 +64,7 @@ fn damage_is_named_with_what_it_costs() {
     --- stderr
     examined 2 snapshots, [N] chunks, [N] packs; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
     ");
     assert_snapshot!(env.run(["verify", "--read-data", "-q"]), @"
@@ -107,7 +108,7 @@ fn a_snapshot_that_was_removed_is_noticed() {
     fs::remove_file(&env.files("repo/snapshots", "")[0]).unwrap();
     assert_snapshot!(env.run(["list"]), @"
     --- stderr
-    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, or somebody removed it
+    warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     there are no snapshots
     --- exit 4
     ");
@@ -125,8 +126,9 @@ fn a_loss_can_be_accepted() {
     damaged: snapshots/[SNAPSHOT]: this machine saw it, and it is gone without a marker: an old repository was put back, or it was removed
       lost: [SNAPSHOT]
     --- stderr
-    examined 1 snapshot, [N] chunks, 0 packs; [SIZE] read in [DURATION]
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
     1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     [SNAPSHOT] is not reported any more
     --- exit 4
     ");

@@ -328,8 +328,9 @@ impl Repository {
         };
         let mut bases = load(cx.clone(), store.clone(), names.clone()).await?;
         let mut known: BTreeSet<_> = bases.iter().flatten().map(|b| b.snapshot.clone()).collect();
-        known.extend(self.local.seen(cx).await?.newest());
-        for id in &known {
+        let seen = self.local.seen(cx).await?;
+        known.extend(seen.newest());
+        for id in known.difference(&seen.accepted) {
             let line = self.manifest.get(cx, id).await;
             if line.is_err_and(|e| e.reason() == Reason::NoSnapshot) {
                 warnings.push(format!(

@@ -197,14 +197,16 @@ impl Ledger {
             return found.ok_or_else(|| none(format!("there is no snapshot {spec}")));
         }
         if let Some(time) = spec.strip_prefix('@') {
-            let mut time = parse_time(time)?;
-            // Times are shown to the second: such a one means all of its second.
-            if time.0.rem_euclid(NANOS) == 0 {
+            let (text, mut time) = (time, parse_time(time)?);
+            // Times are shown to the second: such a one means all of its second, and a day all of the day.
+            if !text.contains(['T', 't', ':']) {
+                time.0 = time.0.saturating_add(24 * 3600 * NANOS - 1);
+            } else if time.0.rem_euclid(NANOS) == 0 {
                 time.0 = time.0.saturating_add(NANOS - 1);
             }
             let found = scoped.filter(|s| s.started <= time).max_by_key(|s| s.started);
             self.check_newest(spec, found)?;
-            return found.ok_or_else(|| none(format!("there is no snapshot from before {time}")));
+            return found.ok_or_else(|| none(format!("there is no snapshot of {text} or before")));
         }
         if let Some(s) = self.snapshots.iter().find(|s| s.id.to_string() == spec) {
             return Ok(s);

@@ -91,6 +91,21 @@ impl Local {
         format!("damaged-{}", self.place)
     }
 
+    /// Compare a place with what was there before.
+    pub(crate) async fn check_known(
+        &self,
+        cx: &Context,
+        location: &str,
+        fingerprint: RepositoryFingerprint,
+    ) -> Result<()> {
+        let file = self.location_file(location);
+        let pinned = cx.blocking(move || Ok(read_file(&file, LONGEST).ok())).await?;
+        match pinned.and_then(|text| pinned_in(&text)) {
+            Some(known) if known != fingerprint => Err(replaced(location, known, fingerprint)),
+            _ => Ok(()),
+        }
+    }
+
     /// Compare a place with what was there before, and remember it.
     pub(crate) async fn pin(
         &self,
@@ -103,22 +118,13 @@ impl Local {
         let location = location.to_owned();
         let written = cx.blocking(move || {
             let pinned = match read_file(&file, LONGEST) {
-                Ok(text) => {
-                    let text = String::from_utf8_lossy(&text);
-                    text.lines().next().and_then(|l| l.parse::<RepositoryFingerprint>().ok())
-                }
+                Ok(text) => pinned_in(&text),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
                 Err(e) => return Ok(Err(Error::io(format!("cannot read {}", file.display()), e))),
             };
             match pinned {
                 Some(p) if p == fingerprint => Ok(Ok(())),
-                Some(p) if !accept_new => Err(Error::new(
-                    Reason::RepositoryReplaced,
-                    "another repository stands where this machine knew one",
-                )
-                .with("location", &location)
-                .with("known", p)
-                .with("found", fingerprint)),
+                Some(p) if !accept_new => Err(replaced(&location, p, fingerprint)),
                 _ => Ok(write_file(&file, format!("{fingerprint}\n{location}\n").as_bytes())),
             }
         });
@@ -199,4 +205,15 @@ impl Local {
         })
         .await
     }
+}
+/// The fingerprint that a file of a place holds.
+fn pinned_in(text: &[u8]) -> Option<RepositoryFingerprint> {
+    String::from_utf8_lossy(text).lines().next()?.parse().ok()
+}
+
+fn replaced(location: &str, known: RepositoryFingerprint, found: RepositoryFingerprint) -> Error {
+    Error::new(Reason::RepositoryReplaced, "another repository stands where this machine knew one")
+        .with("location", location)
+        .with("known", known)
+        .with("found", found)
 }

@@ -98,6 +98,19 @@ impl Repository {
         RepositoryConfig::decode(&bytes).map_err(|e| e.with("location", location))
     }
 
+    /// That no other repository stands in a place than the one that was there before, as far as local state in
+    /// `state` tells. Needs no key.
+    ///
+    /// # Errors
+    ///
+    /// `repository-replaced` if there is another one.
+    pub async fn check_known(cx: &Context, sink: &Arc<dyn Sink>, state: PathBuf) -> Result<()> {
+        let config = Self::peek(cx, sink).await?;
+        let location = &sink.info().location;
+        let local = Local::new(state, config.repository, location);
+        local.check_known(cx, location, config.fingerprint()).await
+    }
+
     /// Open a repository with the first of `unlock` that fits.
     pub async fn open(
         cx: &Context,
@@ -120,8 +133,12 @@ impl Repository {
             .with("expected", expected)
             .with("found", fingerprint));
         }
-        let credential = Arc::new(open_credential(cx, &sink, unlock, &config).await?);
         let local = Local::new(options.state.clone(), config.repository, &location);
+        if !in_memory(&location) && !options.accept_new_repository {
+            // Before its key is asked for, which may be one that nobody here has.
+            local.check_known(cx, &location, fingerprint).await?;
+        }
+        let credential = Arc::new(open_credential(cx, &sink, unlock, &config).await?);
         if !in_memory(&location) {
             local.pin(cx, &location, fingerprint, options.accept_new_repository).await?;
         }

@@ -151,7 +151,7 @@ impl XattrReader {
     fn gather(
         &mut self,
         place: &[u8],
-        list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+        list: impl Fn(&mut [u8]) -> rustix::io::Result<usize> + Copy,
         get: impl Fn(&CStr, &mut [u8]) -> rustix::io::Result<usize>,
     ) -> Result<Xattrs> {
         let names = match fill(&mut self.names, list) {
@@ -163,12 +163,18 @@ impl XattrReader {
         };
         let mut found = Vec::new();
         let mut total = 0;
+        let mut without_value = Vec::new();
         for name in names.split_inclusive(|b| *b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
             let value = match fill(&mut self.value, |buffer| get(name, buffer)) {
                 Ok(len) => &self.value[..len],
-                // It was removed, or is not for reading in this way.
-                Err(Errno::NODATA | Errno::NOTSUP) => continue,
+                // Some that the kernel lists are not for reading in this way.
+                Err(Errno::NOTSUP) if !name.to_bytes().starts_with(b"user.") => continue,
+                // It was removed meanwhile, if it is not listed any more.
+                Err(e @ (Errno::NODATA | Errno::NOTSUP)) => {
+                    without_value.push((name.to_bytes().to_vec(), e));
+                    continue;
+                }
                 Err(Errno::RANGE | Errno::TOOBIG) => return Err(too_large(place)),
                 Err(Errno::NOENT) => return Err(error::vanished(place)),
                 Err(e) => return Err(error::at("read the extended attributes", place, e)),
@@ -178,6 +184,14 @@ impl XattrReader {
                 return Err(too_large(place));
             }
             found.push((name.to_bytes().to_vec(), value.to_vec()));
+        }
+        if !without_value.is_empty() {
+            let len = fill(&mut self.names, list).unwrap_or(0);
+            let mut listed = self.names[..len].split(|b| *b == 0);
+            let still = |(name, _): &&(Vec<u8>, Errno)| listed.any(|n| n == name.as_slice());
+            if let Some((_, e)) = without_value.iter().find(still) {
+                return Err(error::at("read the extended attributes", place, *e));
+            }
         }
         found.sort_unstable();
         Ok(found)

@@ -43,8 +43,13 @@ impl FilesCapture {
 /// refused; one that is not there now is a problem of its own, which the walk tells of, as long as
 /// another one is there.
 pub(crate) fn check_roots(plan: &Plan) -> Result<()> {
-    if rustix::fs::stat(DESCRIPTORS).is_err() {
-        let what = format!("{DESCRIPTORS} is not there; extended attributes are read through it");
+    // What is mounted there may be something else.
+    let base = plan.dirs.base();
+    let seen = rustix::fs::stat(attributes::through(base, b".")).and_then(|seen| {
+        Ok(attributes::identity(&seen) == attributes::identity(&rustix::fs::fstat(base)?))
+    });
+    if seen != Ok(true) {
+        let what = format!("{DESCRIPTORS} does not work; extended attributes are read through it");
         return Err(Error::new(Reason::Unsupported, what));
     }
     let mut any = plan.roots.everything();
@@ -111,7 +116,9 @@ impl Capture for FilesCapture {
 
     async fn finish(self: Box<Self>, _: &Context) -> Result<CaptureReport> {
         // What was captured is known to whoever read the tree, file by file.
-        Ok(CaptureReport::default())
+        let mut report = CaptureReport::default();
+        report.problems = self.contents.about_the_whole();
+        Ok(report)
     }
 
     async fn abort(self: Box<Self>, _: &Context) -> Result<()> {

@@ -191,7 +191,16 @@ impl Contents {
                 dir
             }
         };
-        let file = dirs::read(&*directory, name).map_err(|e| self.gone("open", entry, e))?;
+        let file = match dirs::read(&*directory, name) {
+            // The directory may have been replaced as a whole, and be open still.
+            Err(Errno::NOENT) => {
+                self.plan.dirs.forget();
+                *last_parent = None;
+                let again = self.plan.dirs.open(parent).and_then(|dir| dirs::read(&*dir, name));
+                again.map_err(|e| self.gone("open", entry, e))?
+            }
+            opened => opened.map_err(|e| self.gone("open", entry, e))?,
+        };
         self.opened.fetch_add(1, Ordering::Relaxed);
         let stat = rustix::fs::fstat(&file).map_err(|e| error::at("examine", place, e))?;
         if attributes::file_type(&stat) != FileType::RegularFile {
@@ -258,6 +267,30 @@ impl Contents {
         }
     }
 
+    /// What is known only when all has been walked.
+    pub(crate) fn about_the_whole(&self) -> Vec<(String, Error)> {
+        let replaced = self.plan.replaced().into_iter();
+        let place = |(path, e): (Vec<u8>, Error)| {
+            let place = error::show(&path);
+            (snapkit_core::tree::escape(&path), e.with("path", place))
+        };
+        replaced.map(place).chain(self.linked_databases()).collect()
+    }
+
+    /// Databases that have several names. SQLite keeps beside the name by which it opened one what it has not
+    /// written into it yet, and nobody can see from another name that there is something.
+    fn linked_databases(&self) -> Vec<(String, Error)> {
+        let problem = |(path, names): (snapkit_core::tree::EntryPath, u64)| {
+            let what = format!(
+                "this database has {names} names (hard links): what a program has written by another one may be missing; \
+                 give it one name, or exclude it"
+            );
+            let e = Error::new(Reason::Unsupported, what);
+            (path.display(), e.with("path", error::show(path.as_bytes())))
+        };
+        self.plan.linked_databases().into_iter().map(problem).collect()
+    }
+
     fn examine_database(&self, entry: &TreeEntry) -> Result<TreeEntry> {
         let place = entry.path.as_bytes();
         let (parent, name) = dirs::split(place);
@@ -282,7 +315,7 @@ impl Contents {
         let place = entry.path.as_bytes();
         let (parent, name) = dirs::split(place);
         let directory = self.plan.dirs.open(parent).map_err(|e| self.gone("open", entry, e))?;
-        match database::content_beside(&directory, name).first() {
+        match database::left_out_beside(&directory, name).first() {
             None => Ok(()),
             Some((sidecar, _)) => Err(Error::new(
                 Reason::Unsupported,

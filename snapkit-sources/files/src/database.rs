@@ -43,7 +43,7 @@ impl Debug for DatabaseImage {
 }
 
 /// What SQLite puts beside a database: parts of its content, and its locks.
-const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(crate) const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// Those of them that hold content.
 const CONTENT: [&str; 2] = ["-wal", "-journal"];
@@ -53,40 +53,57 @@ pub(crate) fn owner_of(name: &[u8]) -> Option<&[u8]> {
     SIDECARS.iter().find_map(|s| name.strip_suffix(s.as_bytes())).filter(|n| !n.is_empty())
 }
 
-/// Whether a name in a directory belongs to a database beside it.
+/// Whether a name in a directory belongs to a database beside it: both are files.
 pub(crate) fn is_sidecar(
     name: &[u8],
     siblings: &Names,
     directory: &OwnedFd,
     is_database: impl Fn(&[u8]) -> bool,
 ) -> bool {
-    owner_of(name).is_some_and(|owner| {
-        is_database(owner)
-            && match siblings.find(owner) {
-                Some(Kind::File) => true,
-                Some(Kind::Unknown) => {
-                    rustix::fs::statat(directory, owner, AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|s| attributes::file_type(&s) == FileType::RegularFile)
-                }
-                _ => false,
-            }
-    })
+    let is_file = |name: &[u8]| match siblings.find(name) {
+        Some(Kind::File) => true,
+        Some(Kind::Unknown) => rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|s| attributes::file_type(&s) == FileType::RegularFile),
+        _ => false,
+    };
+    owner_of(name).is_some_and(|owner| is_database(owner) && is_file(owner) && is_file(name))
+}
+
+/// Files beside a database that SQLite would take for parts of it, with what `stat` says of them.
+pub(crate) fn files_beside(directory: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, Stat)> {
+    beside(directory, name, &SIDECARS, |stat| attributes::file_type(stat) == FileType::RegularFile)
+}
+
+fn beside(
+    directory: &OwnedFd,
+    name: &[u8],
+    suffixes: &[&str],
+    counts: impl Fn(&Stat) -> bool,
+) -> Vec<(Vec<u8>, Stat)> {
+    let look = |suffix: &&str| {
+        let sidecar = [name, suffix.as_bytes()].concat();
+        let stat = rustix::fs::statat(directory, &sidecar, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        counts(&stat).then_some((sidecar, stat))
+    };
+    suffixes.iter().filter_map(look).collect()
 }
 
 /// Names of the sidecars that hold content beside a database, with what `stat` says of them.
 pub(crate) fn content_beside(directory: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, Stat)> {
-    let look = |suffix: &&str| {
-        let sidecar = [name, suffix.as_bytes()].concat();
-        let stat = rustix::fs::statat(directory, &sidecar, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        (attributes::size(&stat) > 0).then_some((sidecar, stat))
-    };
-    CONTENT.iter().filter_map(look).collect()
+    beside(directory, name, &CONTENT, |stat| attributes::size(stat) > 0)
+}
+
+/// Files that the walk leaves out beside what turns out to be no database, and that are not empty.
+pub(crate) fn left_out_beside(directory: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, Stat)> {
+    let mut files = files_beside(directory, name);
+    files.retain(|(_, stat)| attributes::size(stat) > 0);
+    files
 }
 
 /// An error if a database is empty and what holds content of it lies beside it. Nobody is asked to read
 /// what is empty, so that the walk, which leaves out what lies beside, would lose it without a word.
 pub(crate) fn refuse_emptied(directory: &OwnedFd, path: &EntryPath) -> Result<()> {
-    let beside = content_beside(directory, path.file_name());
+    let beside = left_out_beside(directory, path.file_name());
     let Some((sidecar, _)) = beside.first() else { return Ok(()) };
     Err(Error::new(
         Reason::Unsupported,

@@ -154,7 +154,8 @@ impl Source for Files {
                 Self::new(self.info.name.clone(), config)?.roots
             }
         };
-        let restore = restore::TreeRestore::begin(cx, roots, request.clone()).await?;
+        let restore =
+            restore::TreeRestore::begin(cx, roots, self.filter.clone(), request.clone()).await?;
         Ok(Box::new(restore))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use snapkit_core::error::Error;
 use snapkit_core::tree::EntryPath;
 
 use crate::dirs::Dirs;
@@ -36,7 +37,14 @@ pub(crate) struct Plan {
     /// Inodes that have several names. What stands at one of those names must still be that inode
     /// when it is read, since other names refer to it.
     linked: Mutex<HashSet<u64>>,
+    /// Directories that were replaced while they were walked.
+    replaced: Mutex<Vec<(Vec<u8>, Error)>>,
+    /// Databases with several names, and how many those are: the first of them.
+    linked_databases: Mutex<Vec<(EntryPath, u64)>>,
 }
+
+/// Things about the whole that are told one by one.
+const TOLD: usize = 1000;
 
 impl Plan {
     /// Everything at these roots, as it is.
@@ -50,11 +58,35 @@ impl Plan {
             capturing: false,
             hidden: HashSet::new(),
             linked: Mutex::default(),
+            linked_databases: Mutex::default(),
+            replaced: Mutex::default(),
         }
     }
 
     pub(crate) fn note_linked(&self, inode: u64) {
         self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(inode);
+    }
+
+    pub(crate) fn note_replaced(&self, path: Vec<u8>, error: Error) {
+        let mut all = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < TOLD {
+            all.push((path, error));
+        }
+    }
+
+    pub(crate) fn replaced(&self) -> Vec<(Vec<u8>, Error)> {
+        std::mem::take(&mut *self.replaced.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn note_linked_database(&self, path: EntryPath, names: u64) {
+        let mut all = self.linked_databases.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < TOLD {
+            all.push((path, names));
+        }
+    }
+
+    pub(crate) fn linked_databases(&self) -> Vec<(EntryPath, u64)> {
+        std::mem::take(&mut *self.linked_databases.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn is_linked(&self, inode: u64) -> bool {

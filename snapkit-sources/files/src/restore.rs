@@ -33,6 +33,7 @@ use crate::config;
 use crate::dirs::{self, Dirs};
 use crate::error;
 use crate::facts;
+use crate::pattern::Filter;
 use crate::plan::Plan;
 use crate::roots::Roots;
 use apply::Rights;
@@ -59,7 +60,12 @@ pub(crate) struct TreeRestore {
 
 impl TreeRestore {
     /// Examine the target and make room beside it.
-    pub(crate) async fn begin(cx: &Context, roots: Roots, request: RestoreRequest) -> Result<Self> {
+    pub(crate) async fn begin(
+        cx: &Context,
+        roots: Roots,
+        filter: Filter,
+        request: RestoreRequest,
+    ) -> Result<Self> {
         let base = match &request.target {
             Target::Original => PathBuf::from("/"),
             Target::Directory(dir) => config::absolute(dir)?,
@@ -76,7 +82,7 @@ impl TreeRestore {
             let ledger = if asked.read_back { Some(Ledger::new()?) } else { None };
             let rights = Rights::new(asked.trusted);
             let overwrite = asked.overwrite;
-            Ok(Writer { layout, told: Told::default(), rights, overwrite, ledger })
+            Ok(Writer { layout, told: Told::default(), rights, overwrite, ledger, filter })
         });
         let writer = Arc::new(writer.await?);
         let capacity = u32::try_from(cx.parallelism().saturating_mul(2)).unwrap_or(16).clamp(4, 16);

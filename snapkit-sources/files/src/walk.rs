@@ -66,6 +66,8 @@ struct Frame {
     /// An entry that is only given out if something in it is.
     held: Option<TreeEntry>,
     ignore_problem: Option<Error>,
+    /// Whether a name in it was not there any more when it was looked at.
+    lost_one: bool,
 }
 
 /// What holds for everything in a directory.
@@ -114,6 +116,7 @@ impl Walker {
             rules,
             held: None,
             ignore_problem: None,
+            lost_one: false,
         };
         if everything {
             read_ignore_file(&plan, &mut frame, b"");
@@ -147,8 +150,9 @@ impl Walker {
     fn step(&mut self, cx: &Context) -> Result<()> {
         let Some(frame) = self.stack.last_mut() else { return Ok(()) };
         let Some((name, kind)) = frame.names.get(frame.next) else {
+            self.confirm()?;
+            let Some(frame) = self.stack.pop() else { return Ok(()) };
             self.path.truncate(frame.parent_len);
-            self.stack.pop();
             return self.reopen();
         };
         frame.next += 1;
@@ -262,6 +266,55 @@ impl Walker {
         }
     }
 
+    /// Something that could be listed, and of which something is said not to be there. Where it is there all the
+    /// same, that is a problem.
+    fn vanished(&mut self, dir: &OwnedFd, path: EntryPath, error: Error) {
+        match rustix::fs::statat(dir, path.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => self.lost_one(),
+            _ => self.problem(path, error),
+        }
+    }
+
+    /// A name of the directory that is walked is not there any more.
+    fn lost_one(&mut self) {
+        if let Some(frame) = self.stack.last_mut() {
+            frame.lost_one = true;
+        }
+    }
+
+    /// Of a directory in which names have vanished, that it still is what its path leads to: if it was replaced, what
+    /// is there now has not been looked at.
+    fn confirm(&mut self) -> Result<()> {
+        let Some(frame) = self.stack.last().filter(|frame| frame.lost_one) else { return Ok(()) };
+        let identity = frame.identity;
+        if !self.plan.capturing || self.path.is_empty() {
+            return Ok(());
+        }
+        let base = self.plan.dirs.base();
+        let now = rustix::fs::statat(&**base, self.path.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
+        let is_same = match now {
+            Ok(now) => attributes::identity(&now) == identity,
+            // It went with all that was in it. What is above it is confirmed in its turn.
+            Err(Errno::NOENT) => {
+                if let Some(above) =
+                    self.stack.len().checked_sub(2).and_then(|i| self.stack.get_mut(i))
+                {
+                    above.lost_one = true;
+                }
+                true
+            }
+            Err(_) => false,
+        };
+        if !is_same {
+            let what =
+                "the directory was replaced while it was walked; what is in it now may be missing";
+            let e = Error::new(Reason::SourceChanged, what);
+            // Its own entry was given before; the name is that of nothing.
+            self.plan.note_replaced(self.path.clone(), e);
+        }
+        Ok(())
+    }
+
     /// Something that a directory or the configuration named, and that cannot be examined.
     fn missing(&mut self, path: EntryPath, is_root: bool, errno: Errno) {
         let named = is_root || self.plan.roots.leads_on(&path);
@@ -273,8 +326,8 @@ impl Walker {
                     self.problem(root, e);
                 }
             }
-            // It vanished between listing and looking.
-            Errno::NOENT => {}
+            // It vanished between listing and looking, or all that is around it did.
+            Errno::NOENT => self.lost_one(),
             e => {
                 let e = error::at("examine", path.as_bytes(), e);
                 self.problem(path, e);
@@ -309,7 +362,18 @@ impl Walker {
             Ok(entered) => entered,
             Err((errno, error)) => {
                 match errno {
-                    Errno::NOENT => self.missing(path, is_root, errno),
+                    Errno::NOENT
+                        if !rustix::fs::statat(
+                            parent,
+                            path.file_name(),
+                            AtFlags::SYMLINK_NOFOLLOW,
+                        )
+                        .is_ok_and(|now| {
+                            attributes::identity(&now) == attributes::identity(stat)
+                        }) =>
+                    {
+                        self.missing(path, is_root, errno);
+                    }
                     // A link or a file stands there now.
                     Errno::NOTDIR | Errno::LOOP => {
                         let e = error::changed(path.as_bytes());
@@ -359,6 +423,7 @@ impl Walker {
             rules,
             held: None,
             ignore_problem: None,
+            lost_one: false,
         };
         if listed {
             read_ignore_file(&self.plan, &mut frame, &path);
@@ -437,7 +502,16 @@ impl Walker {
         Ok(())
     }
 
+    /// Something is there and cannot be had. What is not there is no problem, and is not told like one.
     fn problem(&mut self, path: EntryPath, error: Error) {
+        let error = match error.reason() {
+            Reason::NotFound => {
+                let what = "it is there, and the system says that it is not";
+                let place = error::show(path.as_bytes());
+                Error::new(Reason::Io, what).with("path", place).caused_by(error)
+            }
+            _ => error,
+        };
         self.give(TreeItem::Problem(path, error));
     }
 

@@ -48,7 +48,7 @@ enum Content {
 #[derive(Debug)]
 enum Stage {
     /// Connected twice: one becomes the replica, the other asks.
-    Ready(Mutex<(Connection, Connection)>),
+    Ready(Box<Mutex<(Connection, Connection)>>),
     /// Pinned, and on its way into scratch space.
     Coming(Task<Content>),
     Nothing,
@@ -94,7 +94,7 @@ impl RedisCapture {
             config: config.clone(),
             about,
             beside,
-            stage: Stage::Ready(Mutex::new(connections)),
+            stage: Stage::Ready(Box::new(Mutex::new(connections))),
             position: None,
             tally: None,
             functions: None,

@@ -216,7 +216,23 @@ mod tests {
             "http://cache",
         ];
         let all: Vec<_> = urls.iter().map(|url| format!("{url} => {}", told(url))).collect();
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        redis://127.0.0.1:6379 => redis://127.0.0.1:6379 None
+        redis://cache => redis://cache:6379 None
+        redis://cache/0 => redis://cache:6379 None
+        redis://cache/3 => `url`: all databases are captured: write it without what stands behind the port
+        redis://[::1]:7000 => redis://[::1]:7000 None
+        redis://[::1] => redis://[::1]:6379 None
+        redis://me:p%40ss@cache:1 => redis://cache:1 Some("me")
+        redis://:p%4@cache => `url`: the password is badly encoded: write %NN
+        redis://cache:port => `url`: the port is no number
+        redis:// => `url`: it names no host
+        unix:///run/redis.sock => unix:///run/redis.sock None
+        unix://run/redis.sock => `url`: write unix:///PATH, with the whole path of the socket
+        rediss://cache => `url`: TLS is not spoken here yet: go through a tunnel on this machine, such as stunnel
+        cache:6379 => `url`: write redis://HOST:PORT or unix:///PATH
+        http://cache => `url`: write redis://HOST:PORT or unix:///PATH
+        "#);
         let config = plain("redis://me:p%40ss@cache:1").unwrap();
         assert_eq!(config.password.as_ref().unwrap().expose(), "p@ss");
         let written = serde_json::to_string(&config).unwrap() + &format!("{config:?}");

@@ -109,10 +109,9 @@ impl About {
             ("server.aof.delayed_fsync", "aof_delayed_fsync"),
             ("server.unsaved_changes", "rdb_changes_since_last_save"),
         ] {
-            match self.number(field) {
-                Some(number) => facts.observe(name, number),
-                // Servers without an append-only file do not say how it is.
-                None => {}
+            // Servers without an append-only file do not say how it is.
+            if let Some(number) = self.number(field) {
+                facts.observe(name, number);
             }
         }
         for (name, field) in [

@@ -90,6 +90,17 @@ impl SqliteCapture {
         (known && pin.pages().is_none()).then(|| was.facts.clone())
     }
 
+    /// A problem if the database has several names. SQLite keeps beside the name by which it opened one what it has not
+    /// written into it yet.
+    fn several_names(&self) -> Option<Error> {
+        let names = std::fs::metadata(&self.path).ok()?.nlink();
+        let what = format!(
+            "the database has {names} names (hard links): what a program has written by another one may be missing; give \
+             it one name"
+        );
+        (names > 1).then(|| Error::new(Reason::Unsupported, what).with("path", shown(&self.path)))
+    }
+
     fn pin(&self) -> Result<&Arc<Pin>> {
         match &self.stage {
             Stage::Pinned(pin) => Ok(pin),
@@ -222,7 +233,10 @@ impl Capture for SqliteCapture {
         let pin = Arc::clone(self.pin()?);
         if let Some(facts) = self.known_facts(&pin) {
             self.release(cx).await?;
-            return Ok(CaptureReport::from(facts));
+            let mut report = CaptureReport::from(facts);
+            let place = self.meta.as_ref().map(|m| m.name.to_string()).unwrap_or_default();
+            report.problems.extend(self.several_names().map(|e| (place, e)));
+            return Ok(report);
         }
         let gathered =
             work(cx, move |job| gather(&pin, job, Standing::Pinned, Some(COUNTING))).await;
@@ -230,7 +244,8 @@ impl Capture for SqliteCapture {
         let (facts, damage) = gathered?;
         let mut report = CaptureReport::from(facts);
         let place = self.meta.as_ref().map(|m| m.name.to_string()).unwrap_or_default();
-        report.problems.extend(damage.map(|e| (place, e)));
+        report.problems.extend(damage.map(|e| (place.clone(), e)));
+        report.problems.extend(self.several_names().map(|e| (place, e)));
         Ok(report)
     }
 

@@ -109,6 +109,22 @@ fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
     watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// An error if what SQLite is going to open beside a database is no file: it would wait at a pipe for ever.
+fn refuse_odd_sidecars(path: &Path) -> Result<()> {
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let mut sidecar = path.as_os_str().to_owned();
+        sidecar.push(suffix);
+        let sidecar = Path::new(&sidecar);
+        if std::fs::symlink_metadata(sidecar).is_ok_and(|meta| !meta.is_file()) {
+            let what = "what stands where the database keeps its log is no file: move it away";
+            return Err(Error::invalid(what)
+                .with("path", shown(path))
+                .with("in_the_way", shown(sidecar)));
+        }
+    }
+    Ok(())
+}
+
 impl Client {
     /// Open a database that exists, waiting up to `patience` whenever a lock is needed. SQLite reads
     /// nothing yet: what is not a database shows at the first question.
@@ -134,6 +150,9 @@ impl Client {
     }
 
     fn open_unseen(path: &Path, access: Access, patience: Duration, job: &Job) -> Result<Self> {
+        if access != Access::Immutable {
+            refuse_odd_sidecars(path)?;
+        }
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
         let opened = if access == Access::Immutable {
             let flags = shared | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -14,7 +15,7 @@ use super::mover::{Dir, Mover, below};
 use super::place::{Place, join, occupied, relative};
 use super::put::Taken;
 use super::shell;
-use super::swap::{Swapped, is_dir, open_dir, settle, time_of};
+use super::swap::{Swapped, is_dir, open_dir, settle, stale_beside, time_of};
 use crate::attributes::{self, XattrReader};
 use crate::dirs;
 use crate::error;
@@ -222,6 +223,9 @@ impl Merge<'_, '_> {
             Err(Errno::NOENT) => None,
             Err(e) => return Err(cannot(e)),
         };
+        if attributes::file_type(&new) == FileType::RegularFile {
+            self.sidecars_aside(path, &live_dir, &stage_dir)?;
+        }
         let shown = shell::path(&self.mover.layout().path(path));
         let step = self.steps;
         self.steps += 1;
@@ -257,6 +261,31 @@ impl Merge<'_, '_> {
         }
         self.mover.rename((&stage, &name), (&live, &name)).map_err(cannot)?;
         Ok(None)
+    }
+
+    /// Move aside what lies beside the place of a database, and would be taken for a part of the one that comes.
+    fn sidecars_aside(&mut self, path: &[u8], live: &OwnedFd, staged: &OwnedFd) -> Result<()> {
+        let cannot = |e| error::at("move aside what lies beside", path, e);
+        let (parent, _) = dirs::split(path);
+        for (name, _) in stale_beside(self.mover, live, path) {
+            let comes = rustix::fs::statat(staged, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            if comes {
+                continue;
+            }
+            let shown = self.mover.layout().path(&join(parent, &name));
+            if !self.mover.writer.overwrite {
+                return Err(occupied(&shown));
+            }
+            self.replaced = true;
+            let kept = self.make_room(parent)?;
+            let there = shell::path(&self.mover.path(&kept, &name));
+            let step = self.steps;
+            self.steps += 1;
+            self.say(&format!("back {} {step} {there}", shell::path(&shown)))?;
+            let at = Dir::Base(parent.to_vec());
+            self.mover.rename((&at, &name), (&kept, &name)).map_err(cannot)?;
+        }
+        Ok(())
     }
 
     /// A directory of the old state for what was in a directory.

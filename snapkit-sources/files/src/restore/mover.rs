@@ -331,7 +331,7 @@ impl<'a> Mover<'a> {
     }
 
     /// A name for an old state that no other root has.
-    fn free_in_recovery(&self, name: &[u8]) -> rustix::io::Result<(Dir, Vec<u8>)> {
+    pub(super) fn free_in_recovery(&self, name: &[u8]) -> rustix::io::Result<(Dir, Vec<u8>)> {
         let at = Dir::Recovery(Vec::new());
         let dir = self.open(&at)?;
         for n in 0..1000 {

@@ -21,6 +21,7 @@ use super::put::Taken;
 use super::script;
 use super::shell;
 use crate::attributes;
+use crate::database;
 use crate::dirs;
 use crate::error;
 use crate::names::Names;
@@ -145,6 +146,7 @@ fn replace(
         Err(e) => return Err(cannot(e)),
     }
     let there = mover.open(&to.0).map_err(cannot)?;
+    let moved = sidecars_aside(mover, number, root, swapped)?;
     let old = match rustix::fs::statat(&*there, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if !mover.writer.overwrite => {
             // It was examined, but that is a while ago.
@@ -173,7 +175,7 @@ fn replace(
             e => cannot(e),
         })?;
         swapped.undo.push(away);
-        return Ok(false);
+        return Ok(moved);
     };
     mover.may_move(root)?;
     let back = |mover: &Mover<'_>, (dir, kept): &(Dir, Vec<u8>)| {
@@ -190,6 +192,76 @@ fn replace(
         swapped.kept.push((below(&at.0, &at.1), root.to_vec()));
     }
     Ok(true)
+}
+
+/// Move aside what lies beside the place of a database, and would be taken for a part of the one that comes. Whether
+/// there was anything.
+fn sidecars_aside(
+    mover: &mut Mover<'_>,
+    number: usize,
+    root: &[u8],
+    swapped: &mut Swapped,
+) -> Result<bool> {
+    let layout = mover.layout();
+    let cannot = |e: Errno| {
+        let what = "cannot move aside what lies beside the database";
+        Error::io(what, e.into()).with("path", layout.show(root))
+    };
+    let (parent, _) = dirs::split(root);
+    let live = Dir::Base(parent.to_vec());
+    let there = mover.open(&live).map_err(cannot)?;
+    let found = stale_beside(mover, &there, root);
+    for (sidecar, stat) in &found {
+        let shown = layout.path(&join(parent, sidecar));
+        if !mover.writer.overwrite {
+            return Err(occupied(&shown));
+        }
+        let hidden = |mover: &Mover<'_>| {
+            let mut kept = mover.kept_name(sidecar, true);
+            kept.extend_from_slice(format!("-{number}").as_bytes());
+            (live.clone(), kept)
+        };
+        let mut places = vec![hidden(mover)];
+        if mover.recovery.is_some() {
+            places.insert(0, mover.free_in_recovery(sidecar).map_err(cannot)?);
+        }
+        let shown = shell::path(&shown);
+        let mut moved = Err(Errno::XDEV);
+        for to in places {
+            let aside = mover.path(&to.0, &[to.1.as_slice(), UNDONE.as_bytes()].concat());
+            let old = shell::path(&mover.path(&to.0, &to.1));
+            let back = shell::back(&shown, &old, &shell::path(&aside), None, is_ordinary());
+            mover.say(&script::unless_back(&shown, stat, &back))?;
+            moved = mover.step((live.clone(), sidecar.clone()), to);
+            if moved.is_ok() {
+                swapped.undo.push(back);
+            }
+            if moved != Err(Errno::XDEV) {
+                break;
+            }
+        }
+        moved.map_err(cannot)?;
+    }
+    Ok(!found.is_empty())
+}
+
+/// Files beside the place of a database that SQLite would take for parts of it, and that no other root puts there.
+pub(super) fn stale_beside(
+    mover: &Mover<'_>,
+    directory: &OwnedFd,
+    path: &[u8],
+) -> Vec<(Vec<u8>, Stat)> {
+    let (parent, name) = dirs::split(path);
+    if !mover.writer.filter.is_database(name) {
+        return Vec::new();
+    }
+    let mut found = database::files_beside(directory, name);
+    let is_root = |name: &[u8]| {
+        let path = join(parent, name);
+        mover.layout().places.iter().any(|place| !place.within && place.bytes() == path.as_slice())
+    };
+    found.retain(|(name, _)| !is_root(name));
+    found
 }
 
 /// Put what is in a root into the directory that stays. Whether something was in it.

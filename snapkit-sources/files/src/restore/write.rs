@@ -18,6 +18,7 @@ use crate::attributes;
 use crate::check::{corrupt, length};
 use crate::content::stretches;
 use crate::dirs;
+use crate::pattern::Filter;
 use crate::sparse::ContentHasher;
 
 /// Writes below the stages of a layout. Shared by all that write at once.
@@ -30,6 +31,8 @@ pub(super) struct Writer {
     pub(super) overwrite: bool,
     /// Where the digests of what is put are kept, if it is to be read back.
     pub(super) ledger: Option<Ledger>,
+    /// Which names are those of databases.
+    pub(super) filter: Filter,
 }
 
 /// Something small that can be made at once.

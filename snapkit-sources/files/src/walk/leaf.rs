@@ -15,7 +15,7 @@ impl Walker {
     pub(super) fn leaf(&mut self, dir: &OwnedFd, path: EntryPath, stat: &Stat) {
         match self.examine(dir, &path, stat) {
             Ok((entry, content)) => self.give(TreeItem::Entry(entry, content)),
-            Err(e) if e.reason() == Reason::NotFound => {}
+            Err(e) if e.reason() == Reason::NotFound => self.vanished(dir, path, e),
             Err(e) => self.problem(path, e),
         }
     }
@@ -58,6 +58,13 @@ impl Walker {
         let place = path.as_bytes();
         let identity = attributes::identity(stat);
         let several = attributes::links(stat) > 1;
+        if several
+            && self.plan.capturing
+            && self.plan.databases == Databases::Routed
+            && self.plan.filter.is_database(path.file_name())
+        {
+            self.plan.note_linked_database(path.clone(), attributes::links(stat));
+        }
         if several && let Some(link) = self.links.get_mut(&identity) {
             let kind = EntryKind::HardLink { target: link.first.clone() };
             link.left = link.left.saturating_sub(1);
