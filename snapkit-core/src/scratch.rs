@@ -66,6 +66,8 @@ pub struct ScratchWriter {
     /// What does not fill a block yet.
     tail: Vec<u8>,
     blocks: u64,
+    /// The block that was read last.
+    read: Option<(u64, Vec<u8>)>,
 }
 
 /// Scratch space to which nothing more is added.
@@ -148,7 +150,7 @@ impl ScratchWriter {
         let cipher = LessSafeKey::new(cipher);
         let (directory, room, taken) = (directory.to_owned(), room.clone(), AtomicU64::new(0));
         let shared = Arc::new(Shared { file, cipher, directory, room, taken });
-        Ok(Self { shared, tail: Vec::with_capacity(BLOCK + TAG_LEN), blocks: 0 })
+        Ok(Self { shared, tail: Vec::with_capacity(BLOCK + TAG_LEN), blocks: 0, read: None })
     }
 
     /// How many bytes there are.
@@ -180,6 +182,30 @@ impl ScratchWriter {
             }
         }
         Ok(())
+    }
+
+    /// Read again what was written. What lies near to what was read before is read quickest.
+    pub fn read(&mut self, from: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = from + bytes.len() as u64;
+            let (number, start) =
+                (at / BLOCK as u64, usize::try_from(at % BLOCK as u64).unwrap_or(0));
+            let block = if number == self.blocks {
+                &self.tail
+            } else {
+                if self.read.as_ref().is_none_or(|(read, _)| *read != number) {
+                    self.read = Some((number, self.shared.read(number, BLOCK)?));
+                }
+                self.read.as_ref().map_or(&self.tail, |(_, block)| block)
+            };
+            let piece = block.get(start..).unwrap_or_default();
+            if piece.is_empty() {
+                return Err(Error::internal("scratch space is shorter than it was"));
+            }
+            bytes.extend_from_slice(&piece[..piece.len().min(len - bytes.len())]);
+        }
+        Ok(bytes)
     }
 
     /// Nothing more is added.
@@ -310,6 +336,17 @@ mod tests {
                 .map(|(n, size)| (0..size).map(|i| ((i * 31 + n) % 251).to_le_bytes()[0]).collect())
                 .collect();
             let all = pieces.concat();
+            let mut writer = ScratchWriter::begin(&Context::system(), &Room::new(1 << 30)).unwrap();
+            let mut written = 0;
+            for piece in &pieces {
+                writer.write(piece).unwrap();
+                written += piece.len();
+                // What was written is there, wherever it is.
+                let from = usize::try_from(from).unwrap() % (written + 1);
+                let len = (written - from).min(100_000);
+                prop_assert_eq!(&writer.read(from as u64, len).unwrap()[..], &all[from..from + len]);
+            }
+            prop_assert!(writer.read(written as u64, 1).is_err());
             let scratch = filled(&pieces);
             prop_assert_eq!(scratch.len(), all.len() as u64);
             let mut read = Vec::new();

@@ -4,7 +4,6 @@
 //! as a whole, so the memory needed is that of the largest directories on the way down. A directory
 //! that cannot be listed is a problem in place of its entry.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::tree::{Content, EntryKind, EntryPath, TreeEntry, TreeItem};
 
+use self::links::Links;
 use crate::attributes::{self, Identity, XattrReader};
 use crate::dirs;
 use crate::names::{self, Kind, Names};
@@ -22,6 +22,7 @@ use crate::plan::{Databases, Plan};
 use crate::{database, error, ignore};
 
 mod leaf;
+mod links;
 mod unsized_files;
 
 /// How many directories on the way down are open at once.
@@ -39,16 +40,10 @@ pub(crate) struct Walker {
     /// The directory that the walk is in.
     path: Vec<u8>,
     /// First names of files that have others, which may still come.
-    links: HashMap<Identity, Link>,
+    links: Links,
     xattrs: XattrReader,
     out: Vec<TreeItem>,
     bytes: usize,
-}
-
-#[derive(Debug)]
-struct Link {
-    first: EntryPath,
-    left: u64,
 }
 
 /// A directory on the way down.
@@ -125,7 +120,7 @@ impl Walker {
             plan,
             stack: vec![frame],
             path: Vec::new(),
-            links: HashMap::new(),
+            links: Links::new(cx),
             xattrs: XattrReader::new(),
             out: Vec::new(),
             bytes: 0,

@@ -6,7 +6,7 @@ use rustix::fs::{FileType, Stat};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::tree::{Content, EntryKind, EntryPath, TreeEntry, TreeItem};
 
-use super::{Link, Walker};
+use super::Walker;
 use crate::plan::Databases;
 use crate::{attributes, database, error};
 
@@ -65,12 +65,8 @@ impl Walker {
         {
             self.plan.note_linked_database(path.clone(), attributes::links(stat));
         }
-        if several && let Some(link) = self.links.get_mut(&identity) {
-            let kind = EntryKind::HardLink { target: link.first.clone() };
-            link.left = link.left.saturating_sub(1);
-            if link.left == 0 {
-                self.links.remove(&identity);
-            }
+        if several && let Some(target) = self.links.first(identity)? {
+            let kind = EntryKind::HardLink { target };
             return Ok((attributes::entry(path.clone(), kind, stat), Content::None));
         }
         let size = attributes::size(stat);
@@ -94,7 +90,7 @@ impl Walker {
         entry.xattrs = self.xattrs.of_name(dir, path.file_name(), place)?;
         if several {
             let left = attributes::links(stat).saturating_sub(1);
-            self.links.insert(identity, Link { first: path.clone(), left });
+            self.links.add(identity, path, left)?;
             self.plan.note_linked(identity.1);
         }
         Ok((entry, if size > 0 { Content::Deferred } else { Content::None }))
