@@ -27,9 +27,10 @@ const LITTLE_ROOM: u64 = 1 << 30;
 
 /// Check that everything is reachable and as it should be
 ///
-/// Examines the stack file, the local directories, the repository, the key, the ledger, the age and growth of the
-/// newest snapshots and, of a stack file, each source as a `create` would prepare it, and the programs of its hooks.
-/// Changes nothing. Exits with 4 if something is wrong; with -q only that is said.
+/// Examines the stack file, the local directories, the repository, the key, the ledger, whether the packs are
+/// there, the age and growth of the newest snapshots and, of a stack file, each source as a `create` would prepare
+/// it, and the programs of its hooks. Changes nothing and reads no content: `verify --read-data` does. Exits with 4
+/// if something is wrong; with -q only problems and warnings are said.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// The newest snapshot must not be older, such as 26h or 2d

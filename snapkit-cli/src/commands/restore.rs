@@ -58,7 +58,7 @@ pub(crate) struct RestoreArgs {
     /// Replace what is there; the old state is kept
     #[arg(long)]
     overwrite: bool,
-    /// Say what would be restored to where, or why it could not be, and change nothing
+    /// Say what would be restored to where, or what is in the way there, and change nothing; content is not read
     #[arg(long)]
     dry_run: bool,
     /// Do not read back what was restored: quicker, and nothing is proven

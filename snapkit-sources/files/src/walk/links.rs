@@ -98,7 +98,7 @@ mod tests {
         let mut links = Links { most: 5000, ..Links::new(&Context::system()) };
         let path = |n: u64| {
             EntryPath::new(format!(
-                "a directory/{n}/{}",
+                "a directory/{n}/x{}",
                 "x".repeat(usize::try_from(n % 90).unwrap())
             ))
             .unwrap()
