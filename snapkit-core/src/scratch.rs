@@ -375,7 +375,10 @@ mod tests {
         let mut read = Vec::new();
         let e = scratch.reader(0, u64::MAX).read_to_end(&mut read).unwrap_err();
         assert_eq!(read.len(), BLOCK);
-        assert_eq!(e.downcast::<Error>().unwrap().reason(), Reason::Io);
+        let e = e.downcast::<Error>().unwrap();
+        assert_eq!(e.reason(), Reason::Io);
+        let said = e.chain().replace(dir.path().to_str().unwrap(), "DIR");
+        insta::assert_snapshot!(said, @"scratch space in DIR is not what was written there");
     }
 
     #[test]
@@ -385,14 +388,16 @@ mod tests {
         let mut other = ScratchWriter::begin(&cx, &room).unwrap();
         writer.write(&[1; 90]).unwrap();
         other.write(&[1; 10]).unwrap();
-        for writer in [&mut writer, &mut other] {
-            assert_eq!(writer.write(&[1]).unwrap_err().reason(), Reason::NoSpace);
-        }
+        let refused = [&mut writer, &mut other].map(|writer| writer.write(&[1]).unwrap_err());
+        assert!(refused.iter().all(|e| e.reason() == Reason::NoSpace));
+        insta::assert_snapshot!(refused[0].message(), @"scratch space of 100 bytes is not enough");
         drop(writer);
         other.write(&[1; 90]).unwrap();
         assert_eq!(other.write(&[1]).unwrap_err().reason(), Reason::NoSpace);
         let nowhere = ScratchWriter::begin_in(&cx, Path::new("/nowhere"), &room);
-        assert_eq!(nowhere.unwrap_err().reason(), Reason::NotFound);
+        let e = nowhere.unwrap_err();
+        assert_eq!(e.reason(), Reason::NotFound);
+        insta::assert_snapshot!(e.chain(), @"cannot make scratch space in /nowhere: No such file or directory (os error 2)");
     }
 
     #[tokio::test]

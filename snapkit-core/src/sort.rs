@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{BufReader, Read};
+use std::sync::Arc;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -64,17 +65,22 @@ impl Sorter {
         Ok(())
     }
 
-    /// All entries, sorted by their places.
-    pub fn finish(mut self) -> Result<Sorted> {
+    /// All entries, sorted by their places, to be read once.
+    pub fn finish(self) -> Result<Sorted> {
+        self.settle()?.read()
+    }
+
+    /// No entry is added any more.
+    pub fn settle(mut self) -> Result<Settled> {
         self.entries.sort_by(|a, b| a.0.cmp(&b.0));
         while self.runs.len() > AT_ONCE {
             let first: Vec<_> = self.runs.drain(..AT_ONCE).collect();
-            let merged = Sorted::merge(&first, Vec::new())?;
+            let merged = Sorted::merge(&first, Arc::default())?;
             let run = self.write(merged)?;
             // The oldest stay the first.
             self.runs.insert(0, run);
         }
-        Sorted::merge(&self.runs, self.entries)
+        Ok(Settled { runs: self.runs, rest: Arc::new(self.entries) })
     }
 
     fn spill(&mut self) -> Result<()> {
@@ -96,6 +102,21 @@ impl Sorter {
             }
         }
         writer.finish()
+    }
+}
+
+/// Entries that can be read in their order, as often as somebody wants to.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    runs: Vec<Scratch>,
+    /// What never left memory.
+    rest: Arc<Vec<Entry>>,
+}
+
+impl Settled {
+    /// Read them from the beginning.
+    pub fn read(&self) -> Result<Sorted> {
+        Sorted::merge(&self.runs, Arc::clone(&self.rest))
     }
 }
 
@@ -142,21 +163,19 @@ pub struct Sorted {
     runs: Vec<Run>,
     /// The next entry of each run, with its number: the least comes first.
     heads: BinaryHeap<Reverse<Head>>,
-    /// What never left memory: the youngest of all.
-    rest: std::iter::Peekable<std::vec::IntoIter<Entry>>,
+    /// What never left memory, the youngest of all, and how much of it has been read.
+    rest: Arc<Vec<Entry>>,
+    next: usize,
 }
 
 impl Sorted {
-    fn merge(runs: &[Scratch], rest: Vec<Entry>) -> Result<Self> {
+    fn merge(runs: &[Scratch], rest: Arc<Vec<Entry>>) -> Result<Self> {
         let open = |run: &Scratch| Run {
             reader: BufReader::with_capacity(BUFFER, run.reader(0, run.len())),
             left: run.len(),
         };
-        let mut this = Self {
-            runs: runs.iter().map(open).collect(),
-            heads: BinaryHeap::new(),
-            rest: rest.into_iter().peekable(),
-        };
+        let mut this =
+            Self { runs: runs.iter().map(open).collect(), heads: BinaryHeap::new(), rest, next: 0 };
         for number in 0..this.runs.len() {
             this.advance(number)?;
         }
@@ -175,20 +194,20 @@ impl Iterator for Sorted {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let is_rest = match (self.heads.peek(), self.rest.peek()) {
-            (Some(Reverse((place, ..))), Some((other, _))) => other < place,
-            (None, Some(_)) => true,
-            _ => false,
-        };
-        if is_rest {
-            return self.rest.next().map(Ok);
+        match (self.heads.peek(), self.rest.get(self.next)) {
+            (Some(Reverse((place, ..))), Some((other, _))) if other >= place => {}
+            (_, Some(entry)) => {
+                self.next += 1;
+                return Some(Ok(entry.clone()));
+            }
+            (_, None) => {}
         }
         let Reverse((place, number, value)) = self.heads.pop()?;
         match self.advance(number) {
             Ok(()) => Some(Ok((place, value))),
             Err(e) => {
                 self.heads.clear();
-                self.rest = Vec::new().into_iter().peekable();
+                self.next = self.rest.len();
                 Some(Err(e))
             }
         }
@@ -206,7 +225,11 @@ mod tests {
         for (place, value) in entries {
             sorter.add(place.clone(), value.clone()).unwrap();
         }
-        sorter.finish().unwrap().collect::<Result<_>>().unwrap()
+        let settled = sorter.settle().unwrap();
+        let read = || settled.read().unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let first = read();
+        assert_eq!(first, read());
+        first
     }
 
     proptest! {

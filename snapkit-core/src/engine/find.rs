@@ -311,7 +311,9 @@ mod tests {
         let mut held = Held::default();
         held.add(MAX_LEDGER - 1).unwrap();
         held.add(1).unwrap();
-        assert_eq!(held.add(1).unwrap_err().reason(), Reason::LimitExceeded);
+        let e = held.add(1).unwrap_err();
+        assert_eq!(e.reason(), Reason::LimitExceeded);
+        insta::assert_snapshot!(e, @"the ledger is longer than the 67108864 bytes that a program may hold of it");
         assert!(held.add(usize::MAX).is_err());
         assert!(check_text(Head::MAX_TEXT).is_ok() && check_text(Head::MAX_TEXT + 1).is_err());
     }

@@ -387,4 +387,6 @@ fn of_configs() {
     corrupt: the repository's config is damaged: its signature does not hold
     format-mismatch: the repository has format "N", this program knows "N"
     "#);
+    let long = RepositoryConfig::decode(&vec![b'x'; 1 << 20]).unwrap_err();
+    assert_snapshot!(long, @"the repository's config is damaged: it is too long");
 }

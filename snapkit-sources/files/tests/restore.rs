@@ -341,6 +341,16 @@ async fn a_root_that_did_not_come_is_left_alone() {
     assert!(report.notes.iter().any(|n| n.contains("left alone")), "{report:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_go_to_no_url() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = files(&[&scratch.path().join("a")]);
+    let target = Target::Url("redis://127.0.0.1".to_owned());
+    let asked = RestoreRequest::new(target, record(&source, Facts::new()));
+    let refused = source.restore(&Context::system(), &asked).await.map(drop).unwrap_err();
+    insta::assert_snapshot!(refused, @"files are restored to a directory or to where they were, not to a URL (target=redis://127.0.0.1)");
+}
+
 /// A failure half-way takes back what was moved before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_swap_is_taken_back() {

@@ -45,6 +45,14 @@ enum Content {
     Raw(Scratch),
 }
 
+/// An artifact that can be opened.
+#[derive(Debug)]
+enum Ready {
+    Text(Bytes),
+    Raw(Scratch),
+    Keys(Box<Spool>),
+}
+
 #[derive(Debug)]
 enum Stage {
     /// Connected twice: one becomes the replica, the other asks.
@@ -68,8 +76,8 @@ pub(crate) struct RedisCapture {
     functions: Option<Facts>,
     /// What is still to be named.
     named: VecDeque<ArtifactMeta>,
-    /// What was named, and has not been opened.
-    ready: Mutex<Vec<(ArtifactName, Body)>>,
+    /// What was named.
+    ready: Vec<(ArtifactName, Ready)>,
     has_content: bool,
 }
 
@@ -99,16 +107,13 @@ impl RedisCapture {
             tally: None,
             functions: None,
             named: VecDeque::new(),
-            ready: Mutex::default(),
+            ready: Vec::new(),
             has_content: false,
         })
     }
 
-    fn name(&mut self, meta: ArtifactMeta, body: Body) {
-        self.ready
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((meta.name.clone(), body));
+    fn name(&mut self, meta: ArtifactMeta, ready: Ready) {
+        self.ready.push((meta.name.clone(), ready));
         self.named.push_back(meta);
     }
 
@@ -121,7 +126,7 @@ impl RedisCapture {
             Chunking::Whole,
         )
         .size(text.len() as u64);
-        self.name(meta, Body::Bytes(in_pieces(text)));
+        self.name(meta, Ready::Text(text.into()));
         Ok(())
     }
 
@@ -138,9 +143,7 @@ impl RedisCapture {
                     "application/vnd.redis.rdb",
                     Chunking::Content,
                 );
-                let len = scratch.len();
-                let body = Body::Bytes(scratch.stream(&self.own, 0, len));
-                self.name(meta.size(len), body);
+                self.name(meta.size(scratch.len()), Ready::Raw(scratch));
             }
             Content::Keys(mut spool) => {
                 let sources = std::mem::take(&mut spool.functions);
@@ -154,7 +157,7 @@ impl RedisCapture {
                         Chunking::Whole,
                     );
                     let text = functions::join(&sources);
-                    self.name(meta.size(text.len() as u64), Body::Bytes(in_pieces(text)));
+                    self.name(meta.size(text.len() as u64), Ready::Text(text.into()));
                 }
                 let meta = ArtifactMeta::new(
                     ArtifactName::new(KEYS)?,
@@ -163,7 +166,7 @@ impl RedisCapture {
                     Chunking::Records,
                 )
                 .attribute(VERSION, spool.version.to_string());
-                self.name(meta, Body::Records(Box::new(spool.into_records())));
+                self.name(meta, Ready::Keys(spool));
             }
         }
         Ok(())
@@ -196,8 +199,7 @@ fn take(cx: &Context, pinned: Pinned, room: &Room, raw: bool) -> Result<Content>
 }
 
 /// Text in pieces that may travel.
-pub(crate) fn in_pieces(text: Vec<u8>) -> ByteStream {
-    let text = Bytes::from(text);
+fn in_pieces(text: &Bytes) -> ByteStream {
     let pieces: Vec<_> = (0..text.len())
         .step_by(MAX_PIECE)
         .map(|at| Ok(text.slice(at..text.len().min(at + MAX_PIECE))))
@@ -256,13 +258,15 @@ impl Capture for RedisCapture {
         Ok(self.named.pop_front())
     }
 
-    async fn open(&self, _: &Context, name: &ArtifactName) -> Result<Body> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        match ready.iter().position(|(ready, _)| ready == name) {
-            Some(at) => Ok(ready.swap_remove(at).1),
-            None => Err(Error::new(Reason::NotFound, "no such artifact, or it was read before")
-                .with("artifact", name)),
-        }
+    async fn open(&self, cx: &Context, name: &ArtifactName) -> Result<Body> {
+        let ready = self.ready.iter().find(|(ready, _)| ready == name).ok_or_else(|| {
+            Error::new(Reason::NotFound, "no such artifact").with("artifact", name)
+        })?;
+        Ok(match &ready.1 {
+            Ready::Text(text) => Body::Bytes(in_pieces(text)),
+            Ready::Raw(scratch) => Body::Bytes(scratch.stream(cx, 0, scratch.len())),
+            Ready::Keys(spool) => Body::Records(Box::new(spool.records()?)),
+        })
     }
 
     async fn finish(self: Box<Self>, _: &Context) -> Result<CaptureReport> {

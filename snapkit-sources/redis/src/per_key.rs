@@ -76,6 +76,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Hear what the server still says, whatever it is, so that nothing of what was asked is done later.
+    pub(crate) fn settle(&mut self) {
+        while self.asked.pop_front().is_some() && self.connection.hear().is_ok() {}
+    }
+
     /// Take keys of a snapshot out of the server again: as many as it has taken, and what is not known.
     pub(crate) fn unload(
         cx: &Context,

@@ -17,7 +17,7 @@ use snapkit_core::{Error, Reason, Result};
 use crate::assemble::{Assembled, Assembly};
 use crate::capture::{FUNCTIONS, KEYS, RAW, VERSION};
 use crate::config::RedisConfig;
-use crate::connection::Connection;
+use crate::connection::{Connection, Reply};
 use crate::facts::{Expired, count, look};
 use crate::files;
 use crate::functions;
@@ -382,11 +382,17 @@ impl Plan {
             connection.must(&[b"FLUSHALL"])?;
             connection.must(&[b"FUNCTION", b"FLUSH"])?;
         }
+        let client = match connection.ask(&[b"CLIENT", b"ID"])? {
+            Reply::Number(id) => Some(id),
+            _ => None,
+        };
         let mut loader = Loader::new(cx, &self.room, &mut connection);
         let loaded = whole.reader().and_then(|mut snapshot| loader.load(&mut snapshot));
-        let taken = loader.keys;
         if let Err(e) = loaded {
-            return Err(self.put_back(cx, open, &whole, taken, kept.as_deref(), is_empty, e));
+            loader.settle();
+            let taken = loader.keys;
+            let tried = Tried { whole: &whole, taken, kept: kept.as_deref(), is_empty, client };
+            return Err(self.put_back(cx, open, &tried, e));
         }
         if let Some(kept) = &kept {
             report.notes.push(format!("what the server held before is in {}", kept.display()));
@@ -457,21 +463,23 @@ impl Plan {
     }
 
     /// Bring back what was there, as far as that can be done.
-    #[expect(clippy::too_many_arguments, reason = "all of them say how far it came")]
     fn put_back(
         &self,
         cx: &Context,
         open: impl Fn(&Context) -> Result<Connection>,
-        whole: &Whole,
-        taken: u64,
-        kept: Option<&Path>,
-        is_empty: bool,
+        tried: &Tried<'_>,
         e: Error,
     ) -> Error {
         // The restore may have been cancelled.
         let cx = cx.for_cleanup(std::time::Duration::from_secs(600));
+        let Tried { whole, taken, kept, is_empty, client } = *tried;
         let back = || -> Result<()> {
             let mut connection = open(&cx)?;
+            if let Some(client) = client {
+                // What it was sent, and has not done yet, it is not to do afterwards.
+                let id = client.to_string();
+                connection.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])?;
+            }
             if is_empty {
                 // Somebody else may use the server by now: only what came from here is taken out.
                 let mut snapshot = whole.reader()?;
@@ -501,6 +509,20 @@ impl Plan {
             }
         }
     }
+}
+
+/// How far a restore into a live server came.
+#[derive(Clone, Copy)]
+struct Tried<'a> {
+    whole: &'a Whole,
+    /// Keys that the server has taken.
+    taken: u64,
+    /// Where its old state is.
+    kept: Option<&'a Path>,
+    /// Whether it was empty before.
+    is_empty: bool,
+    /// By which number the server knows the connection.
+    client: Option<i64>,
 }
 
 /// Add what has expired by some time, which nobody can find any more. How many there are.

@@ -11,9 +11,19 @@ use crate::connection::{Connection, Reply};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct About {
     fields: BTreeMap<String, String>,
-    /// The text as it came, to be kept beside the snapshot.
+    /// What the server is, to be kept beside the snapshot: what does not change while it runs.
     pub(crate) text: Vec<u8>,
 }
+
+/// Fields of the section `Server` that differ each time.
+const PASSING: [&str; 6] = [
+    "process_id",
+    "run_id",
+    "uptime_in_seconds",
+    "uptime_in_days",
+    "lru_clock",
+    "server_time_usec",
+];
 
 impl About {
     /// Ask. A user who may not gets nothing, which is no error.
@@ -25,6 +35,11 @@ impl About {
             _ => return Err(connection.strange()),
         };
         let lines = String::from_utf8_lossy(&text).into_owned();
+        let server = lines.lines().map(str::trim_end).skip_while(|line| *line != "# Server");
+        let server = server.skip(1).take_while(|line| line.contains(':'));
+        let stays =
+            |line: &&str| !PASSING.iter().any(|field| line.split(':').next() == Some(field));
+        let text = self::lines(server.filter(stays).map(|line| line.as_bytes().to_vec()));
         let fields = lines.lines().filter_map(|line| line.trim_end().split_once(':'));
         let fields = fields.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Ok(Self { fields, text })

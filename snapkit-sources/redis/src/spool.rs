@@ -11,7 +11,7 @@ use bytes::Bytes;
 use snapkit_core::context::Context;
 use snapkit_core::record::{Record, RecordReader, RecordValue};
 use snapkit_core::scratch::{Room, Scratch, ScratchWriter};
-use snapkit_core::sort::{Sorted, Sorter};
+use snapkit_core::sort::{Settled, Sorted, Sorter};
 use snapkit_core::{Error, Result};
 
 use crate::assemble::unreadable;
@@ -37,7 +37,7 @@ const KEYS_AT_ONCE: u64 = 1024;
 /// All that a server held.
 #[derive(Debug)]
 pub(crate) struct Spool {
-    keys: Sorted,
+    keys: Settled,
     large: Scratch,
     /// The source texts of its functions, sorted.
     pub(crate) functions: Vec<Vec<u8>>,
@@ -109,16 +109,14 @@ impl Spool {
             }
         }
         functions.sort();
-        let (keys, large) = (sorter.finish()?, large.finish()?);
+        let (keys, large) = (sorter.settle()?, large.finish()?);
         Ok((Self { keys, large, functions, tally, version }, snapshot.into_inner()))
     }
 
     /// The keys, in order.
-    pub(crate) fn into_records(self) -> Keys {
-        Keys {
-            axes: [AXIS.to_owned()],
-            state: Some(State { keys: self.keys, large: self.large, next: None }),
-        }
+    pub(crate) fn records(&self) -> Result<Keys> {
+        let state = State { keys: self.keys.read()?, large: self.large.clone(), next: None };
+        Ok(Keys { axes: [AXIS.to_owned()], state: Some(state) })
     }
 }
 

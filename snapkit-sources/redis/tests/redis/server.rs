@@ -17,7 +17,18 @@ pub(crate) struct Server {
 impl Server {
     /// None where there is no such program; in continuous integration that is a failure.
     pub(crate) fn start(settings: &[&str]) -> Option<Self> {
+        Self::in_directory(tempfile::tempdir().unwrap(), settings)
+    }
+
+    /// With a copy of what is in a directory.
+    pub(crate) fn with_files(files: &std::path::Path, settings: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp").arg("-a").arg(files.join(".")).arg(dir.path()).status();
+        assert!(copied.unwrap().success());
+        Self::in_directory(dir, settings)
+    }
+
+    fn in_directory(dir: tempfile::TempDir, settings: &[&str]) -> Option<Self> {
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(dir.path().join("socket"));
         command.arg("--dir").arg(dir.path()).args(settings);

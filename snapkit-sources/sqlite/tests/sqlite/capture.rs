@@ -307,6 +307,34 @@ async fn small_steps_never_end_beside_a_writer() {
 }
 
 /// Whoever stops waiting, or is told to stop, holds nothing any more.
+/// Calls that an engine does not make, and another program may.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_another_order_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    drop(bank(&path, "WAL"));
+    let cx = Context::system();
+    let mut capture = source(&path).capture(&cx, None).await.unwrap();
+    let mut said = String::new();
+    said += &format!("{}\n", capture.next(&cx).await.unwrap_err());
+    capture.freeze(&cx).await.unwrap();
+    said += &format!("{}\n", capture.freeze(&cx).await.unwrap_err());
+    let mut capture = source(&path).capture(&cx, None).await.unwrap();
+    capture.freeze(&cx).await.unwrap();
+    let other = snapkit_core::artifact::ArtifactName::new("other").unwrap();
+    said += &format!("{}\n", capture.open(&cx, &other).await.unwrap_err());
+    let meta = capture.next(&cx).await.unwrap().unwrap();
+    let mut body = capture.open(&cx, &meta.name).await.unwrap().into_bytes().unwrap();
+    capture.abort(&cx).await.unwrap();
+    said += &format!("{}\n", body.next().await.unwrap().unwrap_err());
+    insta::assert_snapshot!(said, @"
+    the capture has not been frozen
+    the capture has been frozen already
+    no such artifact (artifact=other)
+    the capture has ended, and its content can no longer be read
+    ");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_held_after_an_abort_a_drop_or_a_cancellation() {
     for mode in ["WAL", "DELETE"] {
