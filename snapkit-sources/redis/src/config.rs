@@ -8,7 +8,7 @@ use snapkit_core::registry::wait;
 use snapkit_core::secret::{Secret, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::connection::{Address, Login};
+use crate::connection::{Address, Login, Trust};
 
 /// The port of a server unless the address names one.
 const PORT: u16 = 6379;
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// Where the server is: `redis://HOST:PORT`, or `unix:///PATH` for a socket in the file system. A user and a
+    /// Where the server is: `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS, or `unix:///PATH` for a socket in the file system. A user and a
     /// password in it are taken out: they are in no snapshot.
     pub url: String,
     /// A user of the server's access list; the default user unless given.
@@ -30,6 +30,16 @@ pub struct RedisConfig {
     /// The password. It is in no snapshot: a restore takes it from the stack file, too.
     #[serde(default, skip_serializing, deserialize_with = "password")]
     pub password: Option<SecretString>,
+    /// A file of certificates (PEM) of the authorities that the server's may be signed by; those that the system trusts
+    /// unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// A file with our own certificate (PEM), for servers that ask for one, which they do unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// A file with the key of that certificate (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
     /// How long the server may say nothing, each time: 60 s unless given, at most a day.
     #[serde(default = "default_timeout", with = "wait")]
     pub timeout: Duration,
@@ -58,6 +68,9 @@ impl RedisConfig {
             url: url.into(),
             user: None,
             password: None,
+            ca: None,
+            cert: None,
+            key: None,
             timeout: TIMEOUT,
             scratch: None,
             raw: false,
@@ -66,22 +79,23 @@ impl RedisConfig {
 
     /// The same with user and password apart from the address, or `invalid-config`.
     pub(crate) fn plain(mut self) -> Result<Self> {
+        for file in [&mut self.ca, &mut self.cert, &mut self.key].into_iter().flatten() {
+            *file = std::path::absolute(&*file).map_err(|e| {
+                let what = "not a usable path";
+                Error::new(Reason::InvalidConfig, what).with("path", file.display()).caused_by(e)
+            })?;
+        }
         // What is refused may hold a password: it is not repeated.
         let bad = |what: &str| Error::new(Reason::InvalidConfig, format!("`url`: {what}"));
         let (scheme, rest) = self
             .url
             .split_once("://")
-            .ok_or_else(|| bad("write redis://HOST:PORT or unix:///PATH"))?;
+            .ok_or_else(|| bad("write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"))?;
         match scheme {
-            "redis" => {}
+            "redis" | "rediss" => {}
             "unix" if rest.starts_with('/') && rest.len() > 1 => return Ok(self),
             "unix" => return Err(bad("write unix:///PATH, with the whole path of the socket")),
-            "rediss" => {
-                return Err(bad(
-                    "TLS is not spoken here yet: go through a tunnel on this machine, such as stunnel",
-                ));
-            }
-            _ => return Err(bad("write redis://HOST:PORT or unix:///PATH")),
+            _ => return Err(bad("write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH")),
         }
         let (login, place) = match rest.rsplit_once('@') {
             Some((login, place)) => (Some(login), place),
@@ -97,7 +111,11 @@ impl RedisConfig {
         if host.is_empty() {
             return Err(bad("it names no host"));
         }
-        let url = format!("redis://{host}:{}", port.unwrap_or(PORT));
+        if self.cert.is_some() != self.key.is_some() {
+            let what = "`cert` and `key` belong together";
+            return Err(Error::new(Reason::InvalidConfig, what));
+        }
+        let url = format!("{scheme}://{host}:{}", port.unwrap_or(PORT));
         if let Some(login) = login {
             let (user, password) = login.split_once(':').unwrap_or((login, ""));
             let decode = |text: &str| {
@@ -127,9 +145,14 @@ impl RedisConfig {
 
     /// Where the server is. The settings are plain.
     pub(crate) fn address(&self) -> Address {
-        match self.url.strip_prefix("unix://") {
-            Some(path) => Address::Unix(PathBuf::from(path)),
-            None => Address::Tcp(self.url.trim_start_matches("redis://").to_owned()),
+        match self.url.split_once("://") {
+            Some(("unix", path)) => Address::Unix(PathBuf::from(path)),
+            Some(("rediss", place)) => {
+                let identity = self.cert.clone().zip(self.key.clone());
+                Address::Tls(place.to_owned(), Trust { ca: self.ca.clone(), identity })
+            }
+            Some((_, place)) => Address::Tcp(place.to_owned()),
+            None => Address::Tcp(self.url.clone()),
         }
     }
 
@@ -229,9 +252,9 @@ mod tests {
         redis:// => `url`: it names no host
         unix:///run/redis.sock => unix:///run/redis.sock None
         unix://run/redis.sock => `url`: write unix:///PATH, with the whole path of the socket
-        rediss://cache => `url`: TLS is not spoken here yet: go through a tunnel on this machine, such as stunnel
-        cache:6379 => `url`: write redis://HOST:PORT or unix:///PATH
-        http://cache => `url`: write redis://HOST:PORT or unix:///PATH
+        rediss://cache => rediss://cache:6379 None
+        cache:6379 => `url`: write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH
+        http://cache => `url`: write redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH
         "#);
         let config = plain("redis://me:p%40ss@cache:1").unwrap();
         assert_eq!(config.password.as_ref().unwrap().expose(), "p@ss");

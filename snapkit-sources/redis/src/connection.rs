@@ -30,14 +30,25 @@ const MAX_DEPTH: u32 = 16;
 pub enum Address {
     /// A host and a port, such as `127.0.0.1:6379`.
     Tcp(String),
+    /// The same, with TLS.
+    Tls(String, Trust),
     /// A socket in the file system.
     Unix(PathBuf),
+}
+
+/// What makes two ends of a TLS connection trust each other: files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Certificates of authorities that sign servers'; those that the system trusts unless given.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, and its key, for servers that ask for one (`tls-auth-clients`, which is the default).
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(address) => f.write_str(address),
+            Self::Tcp(address) | Self::Tls(address, _) => f.write_str(address),
             Self::Unix(path) => path.display().fmt(f),
         }
     }
@@ -144,7 +155,7 @@ impl Connection {
         login: Option<&Login>,
         patience: Duration,
     ) -> Result<Self> {
-        let stream = connect(address, patience).map_err(|e| unreachable(address, e))?;
+        let stream = connect(address, patience)?;
         let wire = Wire { stream, cx: cx.clone(), patience };
         let mut this =
             Self { wire: BufReader::with_capacity(256 << 10, wire), address: address.clone() };
@@ -307,6 +318,11 @@ pub(crate) fn lost(address: &Address, patience: Duration, e: io::Error) -> Error
             let what = format!("the server has said nothing for {} seconds", patience.as_secs());
             Error::new(Reason::TimedOut, what)
         }
+        // So TLS says that it cannot be, or that a certificate is not accepted.
+        io::ErrorKind::InvalidData if matches!(address, Address::Tls(..)) => {
+            let what = "TLS with the server is not possible: check `ca`, `cert` and `key`, and that it speaks TLS there";
+            Error::new(Reason::InvalidConfig, what).caused_by(e)
+        }
         _ => Error::new(Reason::Unavailable, "the server has closed the connection").caused_by(e),
     };
     told.with("server", address)
@@ -321,28 +337,43 @@ fn unreachable(address: &Address, e: io::Error) -> Error {
     Error::new(reason, "the server cannot be reached").with("server", address).caused_by(e)
 }
 
-fn connect(address: &Address, patience: Duration) -> io::Result<Box<dyn Duplex>> {
+fn connect(address: &Address, patience: Duration) -> Result<Box<dyn Duplex>> {
+    let failed = |e| unreachable(address, e);
     match address {
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(TICK))?;
-            stream.set_write_timeout(Some(TICK))?;
+            let stream = UnixStream::connect(path).map_err(failed)?;
+            let ticking = stream.set_read_timeout(Some(TICK));
+            ticking.and_then(|()| stream.set_write_timeout(Some(TICK))).map_err(failed)?;
             Ok(Box::new(stream))
         }
-        Address::Tcp(address) => {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for address in address.to_socket_addrs()? {
-                match TcpStream::connect_timeout(&address, patience) {
-                    Ok(stream) => {
-                        stream.set_read_timeout(Some(TICK))?;
-                        stream.set_write_timeout(Some(TICK))?;
-                        stream.set_nodelay(true)?;
-                        return Ok(Box::new(stream));
-                    }
-                    Err(e) => last = e,
-                }
+        Address::Tcp(place) => Ok(Box::new(connect_tcp(place, patience).map_err(failed)?)),
+        #[cfg(feature = "tls")]
+        Address::Tls(place, trust) => {
+            let host = place.rsplit_once(':').map_or(place.as_str(), |(host, _)| host);
+            let client = crate::tls::client(host.trim_matches(['[', ']']), trust)?;
+            let stream = connect_tcp(place, patience).map_err(failed)?;
+            Ok(Box::new(rustls::StreamOwned::new(client, stream)))
+        }
+        #[cfg(not(feature = "tls"))]
+        Address::Tls(..) => Err(Error::new(
+            Reason::Unsupported,
+            "this program was built without TLS: its feature `tls`",
+        )),
+    }
+}
+
+fn connect_tcp(place: &str, patience: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in place.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(TICK))?;
+                stream.set_write_timeout(Some(TICK))?;
+                stream.set_nodelay(true)?;
+                return Ok(stream);
             }
-            Err(last)
+            Err(e) => last = e,
         }
     }
+    Err(last)
 }

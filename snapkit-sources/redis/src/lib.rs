@@ -27,6 +27,8 @@ mod server;
 mod source;
 mod spool;
 mod tally;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use config::{RedisConfig, add_secrets};
 pub use source::{Redis, register};

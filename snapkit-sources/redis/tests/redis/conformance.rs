@@ -96,7 +96,7 @@ impl Harness for Servers {
         Ok(state_of(server))
     }
 
-    async fn held(&self, _: &Context, server: &Server) -> Result<Vec<String>> {
+    async fn held(&self, cx: &Context, server: &Server) -> Result<Vec<String>> {
         let mut held = Vec::new();
         // What reads ends within a moment.
         for _ in 0..100 {
@@ -110,7 +110,7 @@ impl Harness for Servers {
             if held.is_empty() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            cx.sleep(Duration::from_millis(20)).await?;
         }
         Ok(held)
     }

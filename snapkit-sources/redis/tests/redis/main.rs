@@ -7,3 +7,5 @@ mod rdb;
 mod replica;
 mod restore;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;

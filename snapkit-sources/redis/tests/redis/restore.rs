@@ -145,7 +145,8 @@ async fn a_server_that_is_full_is_left_as_it_was() {
     let Some(from) = Server::start(&AT_ONCE) else { return };
     let mut client = from.client();
     for n in 0..3000_u32 {
-        let noise: Vec<u8> = (0..4000_u32).map(|i| (i.wrapping_mul(n + 7) >> 3) as u8).collect();
+        let noise: Vec<u8> =
+            (0..1000_u32).flat_map(|i| (i.wrapping_mul(n + 7) >> 3).to_le_bytes()).collect();
         client.ask(&[b"SET", format!("key:{n}").as_bytes(), &noise]);
     }
     let to = Server::start(&["--repl-diskless-sync-delay", "0", "--maxmemory", "6mb"]).unwrap();
@@ -196,7 +197,7 @@ async fn keys_that_expire_meanwhile_do_not_count() {
         let body = capture.open(&cx, &meta.name).await.unwrap();
         restore.put(&cx, meta, body).await.unwrap();
     }
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    cx.sleep(std::time::Duration::from_millis(1500)).await.unwrap();
     let report = restore.finish(&cx).await.unwrap();
     proven(&capture.finish(&cx).await.unwrap().facts, &report);
     assert!(report.notes.iter().any(|note| note.contains("have expired")), "{report:?}");
