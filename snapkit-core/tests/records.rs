@@ -104,6 +104,65 @@ async fn what_changes_costs_its_chunk() {
     assert!(!lab.is_restored(0));
 }
 
+/// Between two snapshots, and between one and the live system, the same is told, record by record.
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_are_told_record_by_record() {
+    let long = |seed| ScriptedRecord::new("long", noise(700_000, seed));
+    let first: Vec<_> = (0..2000).map(|n| numbered(n, "first")).chain([long(1)]).collect();
+    let mut second = first.clone();
+    second.remove(1234);
+    second[17] = numbered(17, "second");
+    let last = second.len() - 1;
+    second[last] = long(2);
+    second.push(ScriptedRecord::new("added", "x"));
+    second.push(ScriptedRecord::new("zzz", noise(100_000, 3)));
+    // The same long value in pieces of another size.
+    let artifact = |records: &[ScriptedRecord], piece| {
+        ScriptedArtifact::records("keys", records.to_vec()).piece(piece)
+    };
+    let (lab, before) = round_trip(artifact(&first, 1 << 20)).await;
+    lab.sources[0].set(artifact(&second, 30_000));
+    let repository = lab.open().await.unwrap();
+    let told = std::sync::Mutex::new(Vec::new());
+    let mut note = |_: &_, change: &snapkit_core::engine::EntryChange| {
+        told.lock().unwrap().push(format!("{:?} {}", change.change, change.path));
+        Ok(())
+    };
+    let source: std::sync::Arc<dyn snapkit_core::source::Source> =
+        std::sync::Arc::clone(&lab.sources[0]) as _;
+    let record = &before.sources[0];
+    let live = repository.diff_live(&lab.cx, record, &source, None, &mut note).await.unwrap();
+    let of_live = std::mem::take(&mut *told.lock().unwrap());
+    let after = lab.create().await.unwrap().snapshot;
+    let stored = lab.open().await.unwrap();
+    let mut again = |_: &_, change: &snapkit_core::engine::EntryChange| {
+        told.lock().unwrap().push(format!("{:?} {}", change.change, change.path));
+        Ok(())
+    };
+    let stored = stored.diff(&lab.cx, record, &after.sources[0], None, &mut again).await.unwrap();
+    assert_eq!(of_live, *told.lock().unwrap());
+    let counts = |diff: &snapkit_core::engine::SourceDiff| {
+        let keys = &diff.artifacts[0];
+        (keys.added, keys.removed, keys.changed, keys.differs)
+    };
+    assert_eq!((counts(&live), counts(&stored)), ((2, 1, 2, true), (2, 1, 2, true)));
+    assert!(live.problems.is_empty());
+    assert_snapshot!(of_live.join("\n"), @"
+    Added added
+    Content key:00000017
+    Removed key:00001234
+    Content long
+    Added zzz
+    ");
+    // And nothing where nothing differs.
+    let source: std::sync::Arc<dyn snapkit_core::source::Source> =
+        std::sync::Arc::clone(&lab.sources[0]) as _;
+    let mut none = |_: &_, change: &_| panic!("{change:?}");
+    let same = lab.open().await.unwrap();
+    let same = same.diff_live(&lab.cx, &after.sources[0], &source, None, &mut none).await.unwrap();
+    assert!(!same.differs(), "{same:?}");
+}
+
 /// A source that fails in the middle leaves nothing, and the next run goes on as if nothing had been.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_fails_in_the_middle_is_told() {

@@ -19,6 +19,7 @@ mod list;
 mod machine;
 mod own;
 mod process;
+mod redis;
 mod refused;
 mod restore;
 mod s3;

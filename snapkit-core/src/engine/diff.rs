@@ -4,6 +4,7 @@
 //! told apart by the names of their chunks.
 
 mod live;
+mod records;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 use serde::Serialize;
 
+use self::records::Side;
 use crate::artifact::ArtifactName;
 use crate::context::Context;
 use crate::engine::Repository;
 use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
 use crate::engine::read::ChunkReader;
+use crate::engine::records::StoredRecords;
 use crate::entries::StoredEntry;
 use crate::error::{Error, Reason, Result};
 use crate::facts::Difference;
@@ -232,12 +235,20 @@ async fn stored(
             tally.check()?;
             diff.settle();
         }
-        // Chunks hold whole records, and equal ones have equal names. Which records differ is the source's to say.
-        (ContentRef::Records { records: old, .. }, ContentRef::Records { records: new, .. }) => {
+        // Chunks hold whole records, and equal ones have equal names.
+        (
+            ContentRef::Records { records: old, axes, count, .. },
+            ContentRef::Records { records: new, axes: new_axes, count: new_count, .. },
+        ) => {
             diff.differs = before.content != after.content;
             if diff.differs {
-                let known = known(cx, reader, old).await?;
-                diff.bytes_new = new_bytes(cx, known, reader.refs(cx, new)).await?;
+                let first = known(cx, reader, old).await?;
+                diff.bytes_new = new_bytes(cx, first, reader.refs(cx, new)).await?;
+                let sides = (
+                    Side::stored(StoredRecords::new(reader, cx, old, axes, *count)?),
+                    Side::stored(StoredRecords::new(reader, cx, new, new_axes, *new_count)?),
+                );
+                records::compare(cx, reader, name, sides, &mut diff, on_change).await?;
             }
         }
         // A stream is a tree now, or the other way round.

@@ -301,7 +301,12 @@ impl Connection {
         };
         // What it says may hold what was said to it.
         let why: String = why.chars().take(200).collect();
-        let told = Error::new(reason, what).with("server", &self.address);
+        let mut told = Error::new(reason, what).with("server", &self.address);
+        if code == "NOAUTH" {
+            told = told.with_hint(
+                "snapshots hold no passwords: give it as `password` of the source of this name in the stack file",
+            );
+        }
         if command == "AUTH" { told } else { told.caused_by(io::Error::other(why)) }
     }
 }

@@ -1,10 +1,11 @@
 //! A key as a record: where it stands, what is known before its value, and the bytes of the value as the server has
 //! written them.
 //!
-//! The place is the number of the database in 8 bytes, and the name. The value is the encoding, a byte of flags, then for
+//! The place is the number of the database in five decimal digits, a colon, and the name: `00000:user:17`. (A number that
+//! is longer has 20 digits and stands behind `~`, after all others.) The value is the encoding, a byte of flags, then for
 //! each flag what it says: when the key expires (8 bytes, milliseconds since 1970), when somebody last asked for it (8
 //! bytes, seconds since 1970, to the minute), how often it is asked for (1 byte), and what of its name is not in the place
-//! (8 bytes of length, and that). Numbers are little-endian, but for the database. All the rest is the value.
+//! (8 bytes of length, and that). Numbers are little-endian. All the rest is the value.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -23,7 +24,7 @@ const FREQUENCY: u8 = 4;
 const LONG_NAME: u8 = 8;
 
 /// The longest name that is in the place as a whole.
-const NAME_IN_PLACE: usize = MAX_POSITION - 8;
+const NAME_IN_PLACE: usize = MAX_POSITION - 22;
 
 /// Times at which somebody asked for a key are kept to this many seconds: they are only as good as the server's clock for
 /// that, and would make records differ each time.
@@ -32,7 +33,11 @@ const ACCESS_GRAIN: u64 = 60;
 /// Where a key stands.
 pub(crate) fn place(key: &Key) -> Vec<u8> {
     let name = &key.name[..key.name.len().min(NAME_IN_PLACE)];
-    [&key.database.to_be_bytes(), name].concat()
+    let database = match key.database {
+        database @ 0..=99_999 => format!("{database:05}:"),
+        database => format!("~{database:020}:"),
+    };
+    [database.as_bytes(), name].concat()
 }
 
 /// What stands before the value. `now` is when the snapshot was taken, in seconds since 1970.
@@ -74,22 +79,22 @@ pub(crate) async fn read(record: Record, now: u64) -> Result<StoredKey> {
     let [place] = &record.positions[..] else {
         return Err(broken("it has not one place"));
     };
-    let Some((database, name)) = place.split_first_chunk::<8>() else {
-        return Err(broken("its place is too short"));
+    let parts = place.iter().position(|byte| *byte == b':').map(|colon| place.split_at(colon));
+    let parts = parts.and_then(|(database, name)| {
+        let digits = std::str::from_utf8(database).ok()?.trim_start_matches('~');
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        Some((digits.parse::<u64>().ok().filter(|_| is_number)?, &name[1..]))
+    });
+    let Some((database, name)) = parts else {
+        return Err(broken("its place names no database"));
     };
     let mut value = Value::from(record.value);
     let [encoding, flags] = value.array(&broken).await?;
     if flags & !(EXPIRES | ACCESSED | FREQUENCY | LONG_NAME) != 0 {
         return Err(broken("something unknown is said of it"));
     }
-    let mut key = Key {
-        database: u64::from_be_bytes(*database),
-        name: name.to_vec(),
-        expires: None,
-        idle: None,
-        frequency: None,
-        encoding,
-    };
+    let mut key =
+        Key { database, name: name.to_vec(), expires: None, idle: None, frequency: None, encoding };
     if flags & EXPIRES != 0 {
         key.expires = Some(u64::from_le_bytes(value.array(&broken).await?));
     }
@@ -179,7 +184,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn what_is_written_is_read(
-            database in 0..20_u64,
+            database in prop_oneof![0..20_u64, any::<u64>()],
             len in prop_oneof![0..50_usize, NAME_IN_PLACE - 2..NAME_IN_PLACE + 70_000],
             expires in proptest::option::of(any::<u64>()),
             idle in proptest::option::of(0..1000_u64),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
+use super::records::{self, Side};
 use super::{Change, Cursor, OnChange, SourceDiff, Tally, alone, known};
 use crate::artifact::{Body, ByteStream, Chunking};
 use crate::chunk::Cutter;
@@ -13,6 +14,7 @@ use crate::codec::len32;
 use crate::context::Context;
 use crate::engine::cut::{CLEANUP_LIMIT, guarded};
 use crate::engine::read::ChunkReader;
+use crate::engine::records::StoredRecords;
 use crate::entries::StoredEntry;
 use crate::error::Result;
 use crate::id::ChunkId;
@@ -74,10 +76,16 @@ pub(super) async fn compare(
                 found.after = Some(after);
                 found.settle();
             }
-            (body, _) => {
-                let what = format!("{}: a {:?} cannot be compared", meta.name, body.shape());
-                diff.problems.push(what);
+            (Body::Records(live), Some(ContentRef::Records { records, axes, count, .. })) => {
+                let stored = StoredRecords::new(reader, cx, records, axes, *count)?;
+                let sides = (Side::stored(stored), Side::live(live));
+                let after =
+                    records::compare(cx, reader, &meta.name, sides, &mut found, on_change).await?;
+                found.after = Some(after);
+                found.settle();
             }
+            // It was not there, or was something else: all of it is new.
+            (_, _) => {}
         }
         diff.artifacts.push(found);
     }
@@ -170,15 +178,19 @@ async fn content_of_live(
 }
 
 /// What was read of a live stream.
-struct Live {
-    bytes: u64,
+pub(super) struct Live {
+    pub(super) bytes: u64,
     bytes_new: Option<u64>,
     /// Of the names of its chunks.
-    digest: [u8; 32],
+    pub(super) digest: [u8; 32],
 }
 
 /// A digest of the names of the chunks of a stored content.
-async fn digest_of(cx: &Context, reader: &Arc<ChunkReader>, list: &ChunkList) -> Result<[u8; 32]> {
+pub(super) async fn digest_of(
+    cx: &Context,
+    reader: &Arc<ChunkReader>,
+    list: &ChunkList,
+) -> Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     let mut refs = reader.refs(cx, list);
     while let Some(chunk) = cx.run(refs.try_next()).await? {
@@ -188,7 +200,7 @@ async fn digest_of(cx: &Context, reader: &Arc<ChunkReader>, list: &ChunkList) ->
 }
 
 /// Cut and name a live stream as it would be for a snapshot.
-async fn read_live(
+pub(super) async fn read_live(
     cx: &Context,
     reader: &Arc<ChunkReader>,
     body: ByteStream,

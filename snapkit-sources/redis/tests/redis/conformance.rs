@@ -28,12 +28,8 @@ fn start() -> Server {
     server
 }
 
-pub(crate) fn url(server: &Server) -> String {
-    format!("unix://{}", server.path("socket").display())
-}
-
 pub(crate) fn redis(server: &Server) -> Redis {
-    let json = serde_json::json!({ "url": url(server), "password": PASSWORD });
+    let json = serde_json::json!({ "url": server.url(), "password": PASSWORD });
     let config: RedisConfig = serde_json::from_value(json).unwrap();
     Redis::new(SourceName::new("cache").unwrap(), config).unwrap()
 }
@@ -120,7 +116,7 @@ impl Harness for Servers {
     }
 
     fn restorer(&self, origin: &Server, target: &Server) -> (Arc<dyn Source>, Target) {
-        (Arc::new(redis(origin)), Target::Url(url(target)))
+        (Arc::new(redis(origin)), Target::Url(target.url()))
     }
 
     fn secrets(&self) -> Vec<String> {

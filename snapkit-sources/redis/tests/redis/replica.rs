@@ -229,8 +229,8 @@ fn a_server_that_is_killed_in_the_middle() {
     let mut snapshot = pinned.snapshot().unwrap();
     // Some of it has come; the rest is in nobody's hands.
     snapshot.item().unwrap();
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
     let e = drain(snapshot).unwrap_err();
     assert_eq!(e.reason(), Reason::Unavailable, "{e}");
 }

@@ -13,14 +13,14 @@ use snapkit_core::source::{RestoreReport, RestoreRequest, Source as _, Target};
 use snapkit_source_redis::connection::Reply;
 use snapkit_source_redis::{Redis, RedisConfig};
 
-use crate::conformance::{state_of, url};
+use crate::conformance::state_of;
 use crate::rdb::fill;
 use crate::server::Server;
 
 const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
 
 fn source(server: &Server) -> Redis {
-    Redis::new(SourceName::new("cache").unwrap(), RedisConfig::new(url(server))).unwrap()
+    Redis::new(SourceName::new("cache").unwrap(), RedisConfig::new(server.url())).unwrap()
 }
 
 /// Capture one server straight into another place.
@@ -95,7 +95,7 @@ async fn a_live_server_is_replaced_and_its_old_state_kept() {
     let ask = |request: &mut RestoreRequest| {
         (request.overwrite, request.recovery) = (true, Some(recovery.path().to_owned()));
     };
-    let (facts, report) = carry(&source(&from), Target::Url(url(&to)), ask).await.unwrap();
+    let (facts, report) = carry(&source(&from), Target::Url(to.url()), ask).await.unwrap();
     proven(&facts, &report);
     assert_eq!(state_of(&to), expected);
     // The old state is a file that a server loads.
@@ -150,7 +150,7 @@ async fn a_server_that_is_full_is_left_as_it_was() {
         client.ask(&[b"SET", format!("key:{n}").as_bytes(), &noise]);
     }
     let to = Server::start(&["--repl-diskless-sync-delay", "0", "--maxmemory", "6mb"]).unwrap();
-    let empty = carry(&source(&from), Target::Url(url(&to)), |_| ()).await.map(drop).unwrap_err();
+    let empty = carry(&source(&from), Target::Url(to.url()), |_| ()).await.map(drop).unwrap_err();
     assert_eq!(empty.reason(), Reason::NoSpace);
     assert_eq!(to.client().say("DBSIZE"), Reply::Number(0));
     // With something in it, that comes back.
@@ -160,7 +160,7 @@ async fn a_server_that_is_full_is_left_as_it_was() {
     let ask = |request: &mut RestoreRequest| {
         (request.overwrite, request.recovery) = (true, Some(recovery.path().to_owned()));
     };
-    let full = carry(&source(&from), Target::Url(url(&to)), ask).await.map(drop).unwrap_err();
+    let full = carry(&source(&from), Target::Url(to.url()), ask).await.map(drop).unwrap_err();
     assert_eq!(full.reason(), Reason::NoSpace);
     assert_eq!(state_of(&to), before);
     assert_snapshot!(without_places(&full, &to), @"the server has reached its limit of memory (`maxmemory`) (key=key:, target=as it was): OOM command not allowed when used memory > 'maxmemory'.");
@@ -191,7 +191,7 @@ async fn keys_that_expire_meanwhile_do_not_count() {
     while let Some(meta) = capture.next(&cx).await.unwrap() {
         metas.push(meta);
     }
-    let request = RestoreRequest::new(Target::Url(url(&to)), SourceRecord::new(source.info()));
+    let request = RestoreRequest::new(Target::Url(to.url()), SourceRecord::new(source.info()));
     let mut restore = source.restore(&cx, &request).await.unwrap();
     for meta in &metas {
         let body = capture.open(&cx, &meta.name).await.unwrap();
@@ -216,16 +216,16 @@ async fn what_cannot_be_restored_is_refused_before() {
         assert_eq!(server.client().say("DBSIZE"), Reply::Number(0), "{what}");
         said += &format!("{what}: {} ({})\n", without_places(&e, server), e.reason());
     };
-    let e = carry(&source(&from), Target::Url(url(&small)), |_| ()).await.map(drop).unwrap_err();
+    let e = carry(&source(&from), Target::Url(small.url()), |_| ()).await.map(drop).unwrap_err();
     hear("a long value", &small, e);
     let replica = Server::start(&AT_ONCE).unwrap();
     replica.client().say("REPLICAOF 127.0.0.1 1");
-    let e = carry(&source(&from), Target::Url(url(&replica)), |_| ()).await.map(drop).unwrap_err();
+    let e = carry(&source(&from), Target::Url(replica.url()), |_| ()).await.map(drop).unwrap_err();
     hear("a replica", &replica, e);
     // What is stored is not what was captured.
     let empty = Server::start(&AT_ONCE).unwrap();
     let lie = |request: &mut RestoreRequest| request.record.facts.pin("keys", 1_u64);
-    let e = carry(&source(&from), Target::Url(url(&empty)), lie).await.map(drop).unwrap_err();
+    let e = carry(&source(&from), Target::Url(empty.url()), lie).await.map(drop).unwrap_err();
     hear("another number of keys", &empty, e);
     let newer = |request: &mut RestoreRequest| {
         for artifact in &mut request.record.artifacts {
@@ -234,7 +234,7 @@ async fn what_cannot_be_restored_is_refused_before() {
             }
         }
     };
-    let e = carry(&source(&from), Target::Url(url(&empty)), newer).await.map(drop).unwrap_err();
+    let e = carry(&source(&from), Target::Url(empty.url()), newer).await.map(drop).unwrap_err();
     hear("values of the future", &empty, e);
     assert_snapshot!(said, @"
     a long value: a value has 2100016 bytes, and the server takes 1048576 at once (`proto-max-bulk-len`); restore to a directory, or raise that (key=huge) (limit-exceeded)
@@ -251,7 +251,7 @@ async fn the_least_rights_and_one_piece() {
     let expected = state_of(&from);
     from.client().say("ACL SETUSER snap on >pw +ping +psync +replconf");
     let json =
-        serde_json::json!({ "url": url(&from), "user": "snap", "password": "pw", "raw": true });
+        serde_json::json!({ "url": from.url(), "user": "snap", "password": "pw", "raw": true });
     let config: RedisConfig = serde_json::from_value(json).unwrap();
     let least = Redis::new(SourceName::new("cache").unwrap(), config).unwrap();
     let scratch = tempfile::tempdir().unwrap();

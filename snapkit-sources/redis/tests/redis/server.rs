@@ -1,54 +1,39 @@
 //! A real server, started and ended by the test.
 
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::time::Duration;
 
 use snapkit_core::context::Context;
 use snapkit_source_redis::connection::{Address, Connection, Login, Reply};
+use snapkit_testkit::server::RedisServer;
 
 /// A server in a directory of its own, which is gone when this is dropped.
-pub(crate) struct Server {
-    pub(crate) child: Child,
-    dir: tempfile::TempDir,
+pub(crate) struct Server(RedisServer);
+
+impl Deref for Server {
+    type Target = RedisServer;
+
+    fn deref(&self) -> &RedisServer {
+        &self.0
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut RedisServer {
+        &mut self.0
+    }
 }
 
 impl Server {
-    /// None where there is no such program; in continuous integration that is a failure.
+    /// None where there is no such program.
     pub(crate) fn start(settings: &[&str]) -> Option<Self> {
-        Self::in_directory(tempfile::tempdir().unwrap(), settings)
+        RedisServer::start(settings).map(Self)
     }
 
     /// With a copy of what is in a directory.
-    pub(crate) fn with_files(files: &std::path::Path, settings: &[&str]) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let copied = Command::new("cp").arg("-a").arg(files.join(".")).arg(dir.path()).status();
-        assert!(copied.unwrap().success());
-        Self::in_directory(dir, settings)
-    }
-
-    fn in_directory(dir: tempfile::TempDir, settings: &[&str]) -> Option<Self> {
-        let mut command = Command::new("redis-server");
-        command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(dir.path().join("socket"));
-        command.arg("--dir").arg(dir.path()).args(settings);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let Ok(child) = child else {
-            assert!(std::env::var_os("CI").is_none(), "redis-server must not be missing in CI");
-            return None;
-        };
-        let server = Self { child, dir };
-        for _ in 0..1000 {
-            if UnixStream::connect(server.path("socket")).is_ok() {
-                return Some(server);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the server does not start");
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    pub(crate) fn with_files(files: &Path, settings: &[&str]) -> Option<Self> {
+        RedisServer::start_with(files, settings).map(Self)
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -73,14 +58,6 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         std::fs::read(self.path("dump.rdb")).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have been killed already.
-        drop(self.child.kill());
-        self.child.wait().unwrap();
     }
 }
 
