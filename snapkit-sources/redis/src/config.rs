@@ -178,6 +178,10 @@ impl RedisConfig {
 pub fn add_secrets(settings: &mut serde_json::Value, declared: &serde_json::Value) {
     let declared = serde_json::from_value::<RedisConfig>(declared.clone());
     let Some(login) = declared.ok().and_then(|config| config.plain().ok()?.login()) else { return };
+    let own = serde_json::from_value::<RedisConfig>(settings.clone());
+    if own.is_ok_and(|own| own.plain().is_ok_and(|own| own.password.is_some())) {
+        return;
+    }
     if let Some(settings) = settings.as_object_mut() {
         settings.entry("password").or_insert_with(|| login.password.expose().clone().into());
     }
@@ -263,5 +267,23 @@ mod tests {
         let elsewhere = config.at("redis://other").unwrap();
         assert_eq!(elsewhere.password.unwrap().expose(), "p@ss");
         assert!(config.at("redis://you:x@other").unwrap().user.unwrap() == "you");
+    }
+
+    /// Settings get the password that was declared, unless they have one: the same, when they are the declared ones.
+    #[test]
+    fn passwords_are_added() {
+        let with = |settings: serde_json::Value, declared: serde_json::Value| {
+            let mut settings = settings;
+            add_secrets(&mut settings, &declared);
+            let config: RedisConfig = serde_json::from_value(settings).unwrap();
+            config.plain().unwrap().password.unwrap().expose().to_owned()
+        };
+        let stored = serde_json::json!({ "url": "redis://cache:6379" });
+        let in_url = serde_json::json!({ "url": "redis://:in-url@cache" });
+        let beside = serde_json::json!({ "url": "redis://cache", "password": "beside" });
+        assert_eq!(with(stored.clone(), in_url.clone()), "in-url");
+        assert_eq!(with(stored, beside.clone()), "beside");
+        assert_eq!(with(in_url.clone(), in_url.clone()), "in-url");
+        assert_eq!(with(in_url, beside), "in-url");
     }
 }

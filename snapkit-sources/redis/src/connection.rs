@@ -13,6 +13,8 @@ use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::secret::SecretString;
 use snapkit_core::{Error, Reason, Result};
 
+use crate::server::is_forbidden;
+
 /// How often is looked whether to go on.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -21,6 +23,12 @@ const MAX_LINE: u64 = 64 << 10;
 
 /// The longest string of an answer: no command that is sent here has a longer one.
 const MAX_STRING: usize = 64 << 20;
+
+/// The largest answer, with what each of its parts costs.
+const MAX_REPLY: usize = 128 << 20;
+
+/// What a part of an answer costs besides its bytes.
+const PART: usize = 64;
 
 /// The deepest answer.
 const MAX_DEPTH: u32 = 16;
@@ -181,7 +189,7 @@ impl Connection {
     /// Ask, and hear the answer. A refusal is an answer.
     pub fn ask(&mut self, words: &[&[u8]]) -> Result<Reply> {
         self.send(words)?;
-        self.reply(0)
+        self.hear()
     }
 
     /// Ask; a refusal is an error.
@@ -189,6 +197,16 @@ impl Connection {
         match self.ask(words)? {
             Reply::Refused(why) => Err(self.refused(words[0], &why)),
             reply => Ok(reply),
+        }
+    }
+
+    /// Ask for something that is refused, if not because of who asks or because the server does not know the command.
+    pub(crate) fn allowed(&mut self, words: &[&[u8]]) -> Result<()> {
+        match self.ask(words)? {
+            Reply::Refused(why) if is_forbidden(&why) || why.contains("unknown command") => {
+                Err(self.refused(words[0], &why))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -214,11 +232,17 @@ impl Connection {
 
     /// Hear the answer to what was sent.
     pub(crate) fn hear(&mut self) -> Result<Reply> {
-        self.reply(0)
+        self.reply(0, &mut MAX_REPLY.clone())
     }
 
-    fn reply(&mut self, depth: u32) -> Result<Reply> {
+    /// `room` is how many bytes it may still have.
+    fn reply(&mut self, depth: u32, room: &mut usize) -> Result<Reply> {
         let line = self.line()?;
+        let take = |room: &mut usize, bytes: usize| {
+            *room = room.checked_sub(bytes).ok_or_else(|| self.strange())?;
+            Ok(())
+        };
+        take(room, PART + line.len())?;
         let text = String::from_utf8_lossy(line.get(1..).unwrap_or_default()).into_owned();
         let number = || text.parse::<i64>().map_err(|_| self.strange());
         Ok(match line.first() {
@@ -228,12 +252,14 @@ impl Connection {
             Some(b'$' | b'*') if text == "-1" => Reply::Nothing,
             Some(b'$') => {
                 let len = usize::try_from(number()?).ok().filter(|len| *len <= MAX_STRING);
-                Reply::Text(self.string(len.ok_or_else(|| self.strange())?)?)
+                let len = len.ok_or_else(|| self.strange())?;
+                take(room, len)?;
+                Reply::Text(self.string(len)?)
             }
             Some(b'*') if depth < MAX_DEPTH => {
                 let mut many = Vec::new();
                 for _ in 0..number()? {
-                    many.push(self.reply(depth + 1)?);
+                    many.push(self.reply(depth + 1, room)?);
                 }
                 Reply::Many(many)
             }
@@ -281,6 +307,10 @@ impl Connection {
         let (reason, what) = match code {
             "NOAUTH" => (Reason::PermissionDenied, "the server asks for a password".to_owned()),
             "WRONGPASS" => (Reason::PermissionDenied, "the user or the password is wrong".to_owned()),
+            "NOPERM" if why.contains("access") && why.contains("key") => (
+                Reason::PermissionDenied,
+                "this user may not use all keys: `ACL SETUSER NAME ~*` allows it".to_owned(),
+            ),
             "NOPERM" => (
                 Reason::PermissionDenied,
                 format!("this user may not use {command}: `ACL SETUSER NAME +{}` allows it", command.to_lowercase()),
@@ -294,6 +324,10 @@ impl Connection {
             "ERR" if why.contains("invalid password") || why.contains("without any password configured") => {
                 (Reason::PermissionDenied, "the password is wrong, or the server has none".to_owned())
             }
+            "ERR" if why.contains("DB index is out of range") => (
+                Reason::InvalidConfig,
+                "the server has too few databases: raise `databases` in its configuration".to_owned(),
+            ),
             "ERR" if why.contains("unknown command") => {
                 (Reason::Unsupported, format!("the server does not know {command}, or hides it"))
             }

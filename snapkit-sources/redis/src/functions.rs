@@ -32,6 +32,13 @@ fn cut_short() -> Error {
     Error::corrupt("the functions are cut short")
 }
 
+/// The name of a library, in its first line: `#!lua name=NAME`.
+pub(crate) fn name(source: &[u8]) -> Option<&[u8]> {
+    let line = source.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(u8::is_ascii_whitespace);
+    words.find_map(|word| word.strip_prefix(b"name="))
+}
+
 /// How many there are, and a digest of all.
 pub(crate) fn facts(sources: &[Vec<u8>], standing: Standing) -> Facts {
     let mut facts = Facts::new();
@@ -61,5 +68,7 @@ mod tests {
             }
         }
         assert!(split(&u64::MAX.to_le_bytes()).is_err());
+        assert_eq!(name(b"#!lua name=lib\nname=other"), Some(&b"lib"[..]));
+        assert_eq!(name(b"#!lua\nname=other"), None);
     }
 }

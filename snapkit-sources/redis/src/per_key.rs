@@ -1,6 +1,6 @@
 //! Keys into a live server, one by one: `RESTORE` with the bytes that `DUMP` would give (`src/cluster.c`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Read;
 
 use snapkit_core::context::Context;
@@ -10,6 +10,7 @@ use snapkit_core::{Error, Reason, Result};
 
 use crate::assemble::unreadable;
 use crate::connection::{Connection, Reply};
+use crate::functions;
 use crate::rdb::{CRC, Item, Key, Snapshot, footer_of};
 
 /// Bytes of requests that wait for their answers.
@@ -44,18 +45,48 @@ pub(crate) struct Loader<'a> {
     cx: &'a Context,
     room: &'a Room,
     connection: &'a mut Connection,
+    /// Whether what is there with the same name is replaced, or is an error.
+    replace: bool,
     database: Option<u64>,
-    /// What was asked and not answered yet: the names of keys, or none.
-    asked: VecDeque<Option<Vec<u8>>>,
+    /// What was asked and not answered yet: keys, or none.
+    asked: VecDeque<Option<Name>>,
     /// Bytes that were sent since the last answer.
     sent: usize,
-    /// Keys that the server has taken.
-    pub(crate) keys: u64,
+    done: Done,
+}
+
+/// A database, and a key in it.
+type Name = (u64, Vec<u8>);
+
+/// What a server has of what it was sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Done {
+    /// How many keys, from the first on, it was sent.
+    keys: u64,
+    /// Those of them that it has refused. They are few: the first of them ends the restore.
+    refused: BTreeSet<Name>,
+    /// Names of the functions' libraries that it has been sent, and has not refused.
+    libraries: Vec<Vec<u8>>,
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(cx: &'a Context, room: &'a Room, connection: &'a mut Connection) -> Self {
-        Self { cx, room, connection, database: None, asked: VecDeque::new(), sent: 0, keys: 0 }
+    /// Into a server that is empty (what somebody else puts there meanwhile is an error), or where everything is replaced.
+    pub(crate) fn new(
+        cx: &'a Context,
+        room: &'a Room,
+        connection: &'a mut Connection,
+        replace: bool,
+    ) -> Self {
+        Self {
+            cx,
+            room,
+            connection,
+            replace,
+            database: None,
+            asked: VecDeque::new(),
+            sent: 0,
+            done: Done::default(),
+        }
     }
 
     /// Put all that is in a snapshot into the server.
@@ -64,9 +95,7 @@ impl<'a> Loader<'a> {
             self.cx.check()?;
             match snapshot.item()? {
                 Item::Aux { .. } => {}
-                Item::Function(source) => {
-                    self.connection.must(&[b"FUNCTION", b"LOAD", b"REPLACE", &source])?;
-                }
+                Item::Function(source) => self.library(&source)?,
                 Item::Key(key) => {
                     self.select(key.database)?;
                     self.restore(snapshot, key)?;
@@ -76,38 +105,70 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Hear what the server still says, whatever it is, so that nothing of what was asked is done later.
-    pub(crate) fn settle(&mut self) {
-        while self.asked.pop_front().is_some() && self.connection.hear().is_ok() {}
+    fn library(&mut self, source: &[u8]) -> Result<()> {
+        let name = functions::name(source).unwrap_or_default().to_vec();
+        self.done.libraries.push(name);
+        let words: &[&[u8]] = match self.replace {
+            true => &[b"FUNCTION", b"LOAD", b"REPLACE", source],
+            false => &[b"FUNCTION", b"LOAD", source],
+        };
+        if let Reply::Refused(why) = self.connection.ask(words)? {
+            self.done.libraries.pop();
+            return Err(self.connection.refused(b"FUNCTION", &why));
+        }
+        Ok(())
     }
 
-    /// Take keys of a snapshot out of the server again: as many as it has taken, and what is not known.
+    /// Hear what the server still says, whatever it is, so that nothing of what was asked is done later. What it has.
+    pub(crate) fn settle(mut self) -> Done {
+        while let Some(asked) = self.asked.pop_front() {
+            match self.connection.hear() {
+                Ok(Reply::Refused(_)) => self.done.refused.extend(asked),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        self.done
+    }
+
+    /// Take out of a server again what it has of a snapshot.
     pub(crate) fn unload(
         cx: &Context,
         connection: &mut Connection,
         snapshot: &mut Snapshot<impl Read>,
-        keys: u64,
+        done: &Done,
     ) -> Result<()> {
-        let (mut left, mut database) = (keys, None);
-        loop {
+        for name in &done.libraries {
+            match connection.ask(&[b"FUNCTION", b"DELETE", name])? {
+                // It may not have come to it.
+                Reply::Refused(why) if !why.contains("not found") => {
+                    return Err(connection.refused(b"FUNCTION", &why));
+                }
+                _ => {}
+            }
+        }
+        let (mut left, mut database) = (done.keys, None);
+        while left > 0 {
             cx.check()?;
             match snapshot.item()? {
                 Item::Key(key) => {
                     snapshot.value(|_| Ok(()))?;
+                    left -= 1;
+                    let name = (key.database, key.name);
+                    if done.refused.contains(&name) {
+                        continue;
+                    }
                     if database != Some(key.database) {
                         database = Some(key.database);
                         connection.must(&[b"SELECT", key.database.to_string().as_bytes()])?;
                     }
-                    connection.must(&[b"DEL", &key.name])?;
-                    match left.checked_sub(1) {
-                        Some(fewer) => left = fewer,
-                        None => return Ok(()),
-                    }
+                    connection.must(&[b"DEL", &name.1])?;
                 }
                 Item::End { .. } => return Ok(()),
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn select(&mut self, database: u64) -> Result<()> {
@@ -142,7 +203,10 @@ impl<'a> Loader<'a> {
         let version = u16::try_from(key.version()).unwrap_or(u16::MAX);
         let mut words: Vec<Vec<u8>> = vec![b"RESTORE".to_vec(), key.name.clone()];
         words.push(key.expires.unwrap_or(0).to_string().into_bytes());
-        let mut behind: Vec<Vec<u8>> = vec![b"REPLACE".to_vec(), b"ABSTTL".to_vec()];
+        let mut behind: Vec<Vec<u8>> = vec![b"ABSTTL".to_vec()];
+        if self.replace {
+            behind.push(b"REPLACE".to_vec());
+        }
         if let Some(idle) = key.idle {
             behind.extend([b"IDLETIME".to_vec(), idle.to_string().into_bytes()]);
         }
@@ -182,8 +246,10 @@ impl<'a> Loader<'a> {
         request.extend_from_slice(b"\r\n");
         behind.iter().for_each(|word| put(&mut request, word));
         self.connection.write(&request)?;
-        self.sent += usize::try_from(len).unwrap_or(usize::MAX);
-        self.asked.push_back(Some(key.name));
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.sent = self.sent.saturating_add(len).saturating_add(key.name.len());
+        self.done.keys += 1;
+        self.asked.push_back(Some((key.database, key.name)));
         if self.sent > UNANSWERED || self.asked.len() > REQUESTS {
             self.hear_all()?;
         }
@@ -196,12 +262,15 @@ impl<'a> Loader<'a> {
         self.sent = 0;
         while let Some(asked) = self.asked.pop_front() {
             match (self.connection.hear()?, asked) {
-                (Reply::Refused(why), Some(name)) => return Err(self.refused(&why, &name)),
+                (Reply::Refused(why), Some(name)) => {
+                    let refused = self.refused(&why, &name.1);
+                    self.done.refused.insert(name);
+                    return Err(refused);
+                }
                 (Reply::Refused(why), None) => {
                     return Err(self.connection.refused(b"SELECT", &why));
                 }
-                (_, Some(_)) => self.keys += 1,
-                (_, None) => {}
+                _ => {}
             }
         }
         Ok(())
@@ -211,6 +280,11 @@ impl<'a> Loader<'a> {
         let name = escape(&name[..name.len().min(100)]);
         let known = [
             ("OOM", Reason::NoSpace, "the server has reached its limit of memory (`maxmemory`)"),
+            (
+                "BUSYKEY",
+                Reason::TargetNotEmpty,
+                "somebody else writes to the server, which was empty before: stop them",
+            ),
             (
                 "ERR DUMP payload version",
                 Reason::Unsupported,

@@ -17,6 +17,9 @@ mod value;
 
 use std::io::Read;
 
+use snapkit_core::context::Context;
+use snapkit_core::scratch::Room;
+use snapkit_core::sort::Sorter;
 use snapkit_core::{Error, Reason, Result};
 
 use input::Input;
@@ -244,6 +247,33 @@ impl<R: Read> Snapshot<R> {
         };
         self.state = State::Between;
         value::read(&mut self.input, encoding, &mut raw)
+    }
+
+    /// The same, with the elements of sets and hashes that are kept as tables in an order that does not depend on the
+    /// server. It is sorted in scratch space.
+    pub(crate) fn sorted_value(
+        &mut self,
+        cx: &Context,
+        room: &Room,
+        mut raw: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<ValueDigest> {
+        let encoding = match self.state {
+            State::Value(encoding) if value::is_table(encoding) => encoding,
+            _ => return self.value(raw),
+        };
+        self.state = State::Between;
+        let head = value::head(&mut self.input, encoding, &mut raw)?;
+        let mut elements = Sorter::new(cx, room);
+        let digest = value::table(&mut self.input, encoding, &head, &mut |before, element| {
+            let (before, name) = element.split_at(before);
+            elements.add(name.to_vec(), before.to_vec())
+        })?;
+        for element in elements.finish()? {
+            let (name, before) = element?;
+            raw(&before)?;
+            raw(&name)?;
+        }
+        Ok(digest)
     }
 
     fn end(&mut self) -> Result<Item> {

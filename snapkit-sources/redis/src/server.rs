@@ -30,7 +30,7 @@ impl About {
     pub(crate) fn ask(connection: &mut Connection) -> Result<Self> {
         let text = match connection.ask(&[b"INFO"])? {
             Reply::Text(text) => text,
-            Reply::Refused(why) if is_denied(&why) => return Ok(Self::default()),
+            Reply::Refused(why) if is_forbidden(&why) => return Ok(Self::default()),
             Reply::Refused(why) => return Err(connection.refused(b"INFO", &why)),
             _ => return Err(connection.strange()),
         };
@@ -195,7 +195,7 @@ impl Beside {
     ) -> Result<Option<Vec<Reply>>> {
         match connection.ask(words)? {
             Reply::Many(list) => Ok(Some(list)),
-            Reply::Refused(why) if is_denied(&why) => {
+            Reply::Refused(why) if is_forbidden(&why) => {
                 self.denied.push(right);
                 Ok(None)
             }
@@ -212,7 +212,8 @@ impl Beside {
     }
 }
 
-fn is_denied(why: &str) -> bool {
+/// Whether a refusal is about who asks, and not about what.
+pub(crate) fn is_forbidden(why: &str) -> bool {
     why.starts_with("NOPERM")
 }
 

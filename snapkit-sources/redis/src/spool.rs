@@ -84,7 +84,7 @@ impl Spool {
                     let mut entry = vec![0];
                     entry.extend_from_slice(&key::head(&found, now));
                     let mut begun = None;
-                    let digest = snapshot.value(|piece| {
+                    let digest = snapshot.sorted_value(cx, room, |piece| {
                         if begun.is_none() && entry.len() + piece.len() > WITH_KEY {
                             begun = Some(large.len());
                             large.write(&entry[1..])?;

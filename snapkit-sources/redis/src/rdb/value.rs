@@ -67,10 +67,12 @@ pub(super) fn read<R: Read>(
             elements.add(&[text.finalize().as_bytes(), &text.count().to_le_bytes()]);
             Ok(elements.finish())
         }
-        1 => strings(input, Elements::in_order("list"), raw),
-        2 => strings(input, Elements::in_any_order("set"), raw),
+        1 => strings(input, raw),
+        2 | 4 | 24 => {
+            let head = head(input, encoding, raw)?;
+            table(input, encoding, &head, &mut |_, element| raw(element))
+        }
         3 | 5 => sorted_set(input, encoding, raw),
-        4 => hash(input, raw),
         7 => module(input, raw),
         9 => {
             let mut elements = Elements::in_any_order("hash");
@@ -103,7 +105,6 @@ pub(super) fn read<R: Read>(
                 _ => singles(Elements::in_any_order("set"), || list.next()),
             }
         }
-        24 => expiring_hash(input, raw),
         25 => {
             let _soonest: [u8; 8] = input.array_raw(raw)?;
             let packed = input.string_raw(MAX_PACKED, raw)?;
@@ -116,42 +117,76 @@ pub(super) fn read<R: Read>(
     }
 }
 
-fn strings<R: Read>(
-    input: &mut Input<R>,
-    mut elements: Elements,
-    raw: Raw<'_>,
-) -> Result<ValueDigest> {
+fn strings<R: Read>(input: &mut Input<R>, raw: Raw<'_>) -> Result<ValueDigest> {
+    let mut elements = Elements::in_order("list");
     for _ in 0..input.length_raw(raw)? {
         elements.add(&[&input.string_raw(MAX_PACKED, raw)?]);
     }
     Ok(elements.finish())
 }
 
-fn hash<R: Read>(input: &mut Input<R>, raw: Raw<'_>) -> Result<ValueDigest> {
-    let mut elements = Elements::in_any_order("hash");
-    for _ in 0..input.length_raw(raw)? {
-        let field = input.string_raw(MAX_PACKED, raw)?;
-        elements.add(&[&field, &input.string_raw(MAX_PACKED, raw)?, &[]]);
+/// Whether a value is kept as a table: its elements come in an order that is another one after each start of the
+/// server, which hashes with a random seed.
+pub(super) fn is_table(encoding: u8) -> bool {
+    matches!(encoding, 2 | 4 | 24)
+}
+
+/// What stands before the elements of a table.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// When the first of the fields of a hash expires (Redis 7.4).
+    soonest: Option<u64>,
+    count: u64,
+}
+
+pub(super) fn head<R: Read>(input: &mut Input<R>, encoding: u8, raw: Raw<'_>) -> Result<Head> {
+    let soonest = match encoding {
+        24 => Some(u64::from_le_bytes(input.array_raw(raw)?)),
+        _ => None,
+    };
+    Ok(Head { soonest, count: input.length_raw(raw)? })
+}
+
+/// Read the elements of a table: each goes to `each` as it is, with how many of its bytes stand before its name. That
+/// is, where fields expire, how much later than the first this one does, plus one, or 0.
+pub(super) fn table<R: Read>(
+    input: &mut Input<R>,
+    encoding: u8,
+    head: &Head,
+    each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<ValueDigest> {
+    let mut elements = Elements::in_any_order(kind(encoding));
+    let mut element = Vec::new();
+    for _ in 0..head.count {
+        element.clear();
+        let expires = match head.soonest {
+            Some(soonest) => {
+                let later = input.length_raw(&mut keep(&mut element))?;
+                later.checked_sub(1).map(|later| soonest.wrapping_add(later))
+            }
+            None => None,
+        };
+        let before = element.len();
+        let name = input.string_raw(MAX_PACKED, &mut keep(&mut element))?;
+        if encoding == 2 {
+            elements.add(&[&name]);
+        } else {
+            let value = input.string_raw(MAX_PACKED, &mut keep(&mut element))?;
+            add_field(&mut elements, &name, &value, expires);
+        }
+        each(before, &element)?;
     }
     Ok(elements.finish())
 }
 
-/// A hash with fields that expire (Redis 7.4): when the first of them does, then of each field how much later it does,
-/// plus one, or 0.
-fn expiring_hash<R: Read>(input: &mut Input<R>, raw: Raw<'_>) -> Result<ValueDigest> {
-    let mut elements = Elements::in_any_order("hash");
-    let soonest = u64::from_le_bytes(input.array_raw(raw)?);
-    for _ in 0..input.length_raw(raw)? {
-        let later = input.length_raw(raw)?;
-        let expires = later.checked_sub(1).map(|later| soonest.wrapping_add(later));
-        let field = input.string_raw(MAX_PACKED, raw)?;
-        let value = input.string_raw(MAX_PACKED, raw)?;
-        add_field(&mut elements, &field, &value, expires);
+fn keep(to: &mut Vec<u8>) -> impl FnMut(&[u8]) -> Result<()> {
+    |piece| {
+        to.extend_from_slice(piece);
+        Ok(())
     }
-    Ok(elements.finish())
 }
 
-/// The same in a listpack: fields, values and when each expires, or 0.
+/// A hash whose fields expire, in a listpack: fields, values and when each expires, or 0.
 fn packed_expiring_hash(packed: &[u8]) -> Result<ValueDigest> {
     let mut elements = Elements::in_any_order("hash");
     let mut list = Listpack::new(packed)?;

@@ -255,3 +255,28 @@ fn a_server_that_says_nothing_is_not_waited_for() {
     ending.join().unwrap();
     assert!(clock.monotonic() < Duration::from_secs(8));
 }
+
+/// An answer without end is given up before it has filled the memory.
+#[test]
+fn an_answer_without_end_is_given_up() {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"*9223372036854775807\r\n").unwrap();
+        let part = b":1\r\n".repeat(10_000);
+        let mut sent = 0_u64;
+        while sent < 1 << 30 && stream.write_all(&part).is_ok() {
+            sent += part.len() as u64;
+        }
+        sent
+    });
+    let cx = Context::system();
+    let address = Address::Tcp(address);
+    let mut connection = Connection::open(&cx, &address, None, Duration::from_secs(5)).unwrap();
+    let e = connection.ask(&[b"ACL", b"LIST"]).unwrap_err();
+    assert_eq!(e.reason(), Reason::InvalidConfig, "{}", e.chain());
+    drop(connection);
+    assert!(serving.join().unwrap() < 100 << 20);
+}

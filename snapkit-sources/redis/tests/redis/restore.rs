@@ -17,14 +17,14 @@ use crate::conformance::state_of;
 use crate::rdb::fill;
 use crate::server::Server;
 
-const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+pub(crate) const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
 
-fn source(server: &Server) -> Redis {
+pub(crate) fn source(server: &Server) -> Redis {
     Redis::new(SourceName::new("cache").unwrap(), RedisConfig::new(server.url())).unwrap()
 }
 
 /// Capture one server straight into another place.
-async fn carry(
+pub(crate) async fn carry(
     from: &Redis,
     target: Target,
     ask: impl FnOnce(&mut RestoreRequest),
@@ -66,7 +66,7 @@ async fn carry(
     Ok((facts, restore.finish(&cx).await?))
 }
 
-fn proven(facts: &Facts, report: &RestoreReport) {
+pub(crate) fn proven(facts: &Facts, report: &RestoreReport) {
     let comparison = facts.compare(&report.facts);
     assert_eq!(comparison.verdict, RestoreVerdict::Match, "{comparison:#?}");
 }
@@ -166,7 +166,7 @@ async fn a_server_that_is_full_is_left_as_it_was() {
     assert_snapshot!(without_places(&full, &to), @"the server has reached its limit of memory (`maxmemory`) (key=key:, target=as it was): OOM command not allowed when used memory > 'maxmemory'.");
 }
 
-fn without_places(e: &Error, server: &Server) -> String {
+pub(crate) fn without_places(e: &Error, server: &Server) -> String {
     let text = e.chain().replace(server.path("").to_str().unwrap().trim_end_matches('/'), "DIR");
     let key = text.find("key=key:").map_or(text.len(), |at| at + 8);
     let digits = text[key..].find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
