@@ -70,7 +70,10 @@ impl Places {
             dir.as_ref().is_some_and(|dir| said.contains(&dir.display().to_string()))
         };
         let is_refusal = matches!(error.reason(), Reason::PermissionDenied | Reason::NotFound);
-        if !is_refusal || ![&self.cache, &self.state, &self.config].into_iter().any(is_below) {
+        if error.has_own_hint()
+            || !is_refusal
+            || ![&self.cache, &self.state, &self.config].into_iter().any(is_below)
+        {
             return error;
         }
         error.with_hint(

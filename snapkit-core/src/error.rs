@@ -307,6 +307,12 @@ impl Error {
         self.0.hint.as_deref().unwrap_or(self.0.reason.row().hint)
     }
 
+    /// Whether it has a hint that is not that of its reason.
+    #[must_use]
+    pub fn has_own_hint(&self) -> bool {
+        self.0.hint.is_some()
+    }
+
     /// Whether the caller stopped the work or its deadline passed.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {

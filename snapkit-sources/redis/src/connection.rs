@@ -176,6 +176,10 @@ impl Connection {
         Ok(this)
     }
 
+    pub(crate) fn context(&self) -> &Context {
+        &self.wire.get_ref().cx
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.wire.get_ref().cx.now()
     }

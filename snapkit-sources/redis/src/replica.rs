@@ -9,12 +9,16 @@
 //! nothing for it. It is never named as one that could be promoted.
 
 use std::io::Read;
+use std::time::Duration;
 
 use snapkit_core::context::Timestamp;
-use snapkit_core::{Error, Result};
+use snapkit_core::{Error, Reason, Result};
 
 use crate::connection::{Connection, Reply};
 use crate::rdb::{Item, Snapshot};
+
+/// How long a server may say that it is at work on a snapshot: it waits for other children of its own.
+const BUSY: Duration = Duration::from_secs(3600);
 
 /// How long the mark behind a snapshot is.
 const MARK: usize = 40;
@@ -56,13 +60,9 @@ impl Pinned {
         let (mut before, mut heard) = (connection.now(), connection.now());
         connection.send(&[b"PSYNC", b"?", b"-1"])?;
         // It says nothing once in a second while it waits for others that may want the same.
-        let line = loop {
-            let line = connection.line()?;
-            if !line.is_empty() {
-                break String::from_utf8_lossy(&line).into_owned();
-            }
+        let line = after_newlines(&mut connection, |connection| {
             before = std::mem::replace(&mut heard, connection.now());
-        };
+        })?;
         if let Some(why) = line.strip_prefix("-") {
             return Err(connection.refused(b"PSYNC", why));
         }
@@ -84,7 +84,7 @@ impl Pinned {
 
     /// The bytes of the snapshot, as they come.
     pub fn transfer(mut self) -> Result<Transfer> {
-        let line = after_newlines(&mut self.connection)?;
+        let line = after_newlines(&mut self.connection, |_| ())?;
         if let Some(why) = line.strip_prefix("-") {
             return Err(self.connection.refused(b"PSYNC", why));
         }
@@ -98,12 +98,24 @@ impl Pinned {
 }
 
 /// The next line that says something: empty ones say that the server is still at work.
-fn after_newlines(connection: &mut Connection) -> Result<String> {
+fn after_newlines(
+    connection: &mut Connection,
+    mut at_each: impl FnMut(&Connection),
+) -> Result<String> {
+    let patient = connection.context().within(BUSY);
     loop {
         let line = connection.line()?;
         if !line.is_empty() {
             return Ok(String::from_utf8_lossy(&line).into_owned());
         }
+        at_each(connection);
+        patient.check().map_err(|e| {
+            if e.reason() != Reason::TimedOut {
+                return e;
+            }
+            let what = "the server says that it is at work, and has not begun in an hour";
+            Error::new(Reason::TimedOut, what).with("server", connection.address())
+        })?;
     }
 }
 

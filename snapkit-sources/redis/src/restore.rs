@@ -531,10 +531,13 @@ impl Plan {
         match back() {
             Ok(()) => e.with("target", "as it was"),
             Err(failed) => {
-                let place = kept.map_or("nowhere".to_owned(), |kept| kept.display().to_string());
-                e.with("target", "half restored")
-                    .with("old_state", place)
-                    .with("not_put_back", failed.chain())
+                let e = e.with("target", "half restored").with("not_put_back", failed.chain());
+                match kept {
+                    None => e,
+                    Some(kept) => e.with("old_state", kept.display()).with_hint(
+                        "what the server held is in the file `old_state`: stop the server, put it in the place of its dump.rdb, take its append-only files away, and start it",
+                    ),
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a server held is there after a restore that fails, or is never touched.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use insta::assert_snapshot;
@@ -137,6 +138,45 @@ async fn a_server_that_says_nothing_half_way_gets_all_back() {
     assert!(matches!(to.client().say("FUNCTION LIST"), Reply::Many(all) if all.len() == 1));
 }
 
+/// A server that dies half-way cannot get it back, and it is said where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_half_way_has_its_state_in_a_file() {
+    let Some(from) = Server::start(&AT_ONCE) else { return };
+    for n in 0..2000 {
+        from.client().say(&format!("SET new:{n} 1"));
+    }
+    let mut to = start(&["--enable-debug-command", "yes"]);
+    to.client().say("DEBUG POPULATE 300000 old 8");
+    let before = state_of(&to);
+    let recovery = tempfile::tempdir().unwrap();
+    let kept = recovery.path().join("dump.rdb");
+    let process = to.process.id().to_string();
+    let kill = std::thread::spawn(move || {
+        while !kept.exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It is frozen before it can do anything that it is told now, and dies when it has been told.
+        let signal = |name: &str| Command::new("kill").args([name, &process]).status().unwrap();
+        assert!(signal("-STOP").success());
+        std::thread::sleep(Duration::from_secs(4));
+        assert!(signal("-KILL").success());
+    });
+    let e = over(&from, &to, recovery.path()).await.map(drop).unwrap_err();
+    kill.join().unwrap();
+    to.process.wait().unwrap();
+    let text = e.chain().replace(recovery.path().to_str().unwrap(), "RECOVERY");
+    let text = without_places(&Error::new(e.reason(), text), &to);
+    // What the system says depends on how far it came.
+    let text = text.split("): Connection reset").next().unwrap_or(&text);
+    let text = text.split("): Broken pipe").next().unwrap_or(text);
+    assert_snapshot!(format!("{text}\nhint: {}", e.hint()), @"
+    the server has closed the connection (server=DIR/socket, target=half restored, not_put_back=the server cannot be reached (server=DIR/socket): Connection refused (os error 111), old_state=RECOVERY/dump.rdb
+    hint: what the server held is in the file `old_state`: stop the server, put it in the place of its dump.rdb, take its append-only files away, and start it
+    ");
+    let old = Server::with_files(recovery.path(), &[]).unwrap();
+    assert_eq!(state_of(&old), before);
+}
+
 /// Functions are data, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_are_not_replaced_unasked() {
@@ -197,6 +237,8 @@ async fn what_was_restored_is_on_the_servers_disk() {
     assert_eq!(state_of(&again), state_of(&from));
     // One that cannot write says so.
     let full = start(&["--save", "3600 1"]);
+    // When it answers, it has looked for one.
+    full.client().say("PING");
     std::fs::create_dir(full.path("dump.rdb")).unwrap();
     let (_, report) = carry(&source(&from), Target::Url(full.url()), |_| ()).await.unwrap();
     assert_snapshot!(report.notes.join("\n"), @"it is in the server's memory, and not known to be on its disk: the server could not save its data: its log says why");
