@@ -452,7 +452,9 @@ impl Plan {
                     report.facts = found.functions.clone();
                     tally.write(Standing::Observed, &mut report.facts);
                 }
-                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) if cx.check().is_err() => {
+                    return Err(e.with("target", "restored, and not proven"));
+                }
                 Err(e) => {
                     report
                         .notes
@@ -461,8 +463,8 @@ impl Plan {
             }
         }
         if let Err(e) = save(cx, &mut connection, &about) {
-            if e.is_cancelled() {
-                return Err(e);
+            if cx.check().is_err() {
+                return Err(e.with("target", "restored, and not known to be on the server's disk"));
             }
             report.notes.push(format!(
                 "it is in the server's memory, and not known to be on its disk: {}",
@@ -666,7 +668,7 @@ fn check_old(cx: &Context, kept: &Path, takes: u64) -> Result<()> {
         check_lengths(&longest, takes)
     };
     read().map_err(|e| {
-        if e.is_cancelled() {
+        if cx.check().is_err() {
             return e;
         }
         let what = "what the server holds could not be brought back if the restore failed, so nothing was changed";

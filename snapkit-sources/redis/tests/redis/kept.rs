@@ -164,15 +164,12 @@ async fn a_server_that_dies_half_way_has_its_state_in_a_file() {
     let e = over(&from, &to, recovery.path()).await.map(drop).unwrap_err();
     kill.join().unwrap();
     to.process.wait().unwrap();
+    // What the system says of the connection depends on how far it came.
     let text = e.chain().replace(recovery.path().to_str().unwrap(), "RECOVERY");
-    let text = without_places(&Error::new(e.reason(), text), &to);
-    // What the system says depends on how far it came.
-    let text = text.split("): Connection reset").next().unwrap_or(&text);
-    let text = text.split("): Broken pipe").next().unwrap_or(text);
-    assert_snapshot!(format!("{text}\nhint: {}", e.hint()), @"
-    the server has closed the connection (server=DIR/socket, target=half restored, not_put_back=the server cannot be reached (server=DIR/socket): Connection refused (os error 111), old_state=RECOVERY/dump.rdb
-    hint: what the server held is in the file `old_state`: stop the server, put it in the place of its dump.rdb, take its append-only files away, and start it
-    ");
+    for part in ["target=half restored", "not_put_back=", "old_state=RECOVERY/dump.rdb"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_snapshot!(e.hint(), @"what the server held is in the file `old_state`: stop the server, put it in the place of its dump.rdb, take its append-only files away, and start it");
     let old = Server::with_files(recovery.path(), &[]).unwrap();
     assert_eq!(state_of(&old), before);
 }
