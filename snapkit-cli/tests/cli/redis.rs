@@ -224,6 +224,53 @@ fn another_order_of_elements_is_no_change() {
     ");
 }
 
+/// A password goes to the server in the stack file and to one that is named, and not to whatever a snapshot speaks of.
+#[test]
+fn a_password_goes_to_no_server_of_a_snapshot() {
+    use std::io::Read as _;
+    let Some(server) = start(&["--requirepass", PASSWORD]) else { return };
+    let mut env = TestEnv::with_repository();
+    env.set("CACHE_PASSWORD", PASSWORD);
+    // A snapshot whose server turns out to be a listener that wants to hear it.
+    let stack_of = |url: &str| {
+        format!(
+            "name = \"shop\"\n[sources.cache]\nkind = \"redis\"\nurl = \"{url}\"\npassword = {{ env = \"CACHE_PASSWORD\" }}\n"
+        )
+    };
+    let thief_at = env.path("thief");
+    std::os::unix::fs::symlink(server.socket(), &thief_at).unwrap();
+    env.write("work/snapkit.toml", stack_of(&format!("unix://{}", thief_at.display())));
+    assert!(env.run(["create", "-q"]).is_success());
+    std::fs::remove_file(&thief_at).unwrap();
+    let thief = std::os::unix::net::UnixListener::bind(&thief_at).unwrap();
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = thief.accept().unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all
+    });
+    env.write("work/snapkit.toml", stack_of(&server.url()));
+    let told = said(&env, &["restore latest --overwrite", "diff latest"]);
+    assert_snapshot!(without_places(told, &[&server]), @"
+    $ snapkit restore latest --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    error: the password in the stack file is for another server than the snapshot is of: name one with --target URL or --map SOURCE=URL (snapshot_of=unix://[DIR]/thief, stack_file=unix:///[SOCKET A], source=cache)
+    --- exit 2
+    $ snapkit diff latest
+    --- stderr
+    error: the password in the stack file is for another server than the snapshot is of: name one with --target URL or --map SOURCE=URL (snapshot_of=unix://[DIR]/thief, stack_file=unix:///[SOCKET A], source=cache)
+    --- exit 2
+    ");
+    // Nobody has come.
+    drop(std::os::unix::net::UnixStream::connect(&thief_at).unwrap());
+    assert!(heard.join().unwrap().is_empty());
+    // Whoever names a server means it.
+    let named = format!("restore latest -q --overwrite --map cache={}", server.url());
+    assert!(env.run(named.split(' ')).is_success());
+}
+
 #[test]
 fn what_a_server_refuses_is_told() {
     let Some(server) = start(&["--requirepass", PASSWORD]) else { return };

@@ -30,6 +30,9 @@ pub struct RedisConfig {
     /// The password. It is in no snapshot: a restore takes it from the stack file, too.
     #[serde(default, skip_serializing, deserialize_with = "password")]
     pub password: Option<SecretString>,
+    /// The server that the password is for, where settings come from a snapshot: see [`add_secrets`].
+    #[serde(default, skip_serializing)]
+    pub(crate) password_of: Option<String>,
     /// A file of certificates (PEM) of the authorities that the server's may be signed by; those that the system trusts
     /// unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +71,7 @@ impl RedisConfig {
             url: url.into(),
             user: None,
             password: None,
+            password_of: None,
             ca: None,
             cert: None,
             key: None,
@@ -162,9 +166,22 @@ impl RedisConfig {
         Some(Login { user: self.user.clone(), password })
     }
 
-    /// Another server, asked by the same user.
+    /// An error if the password is for another server. Where a snapshot says that one is, is what somebody could have
+    /// written there who wants to be told the password.
+    pub(crate) fn check_password(&self) -> Result<()> {
+        match &self.password_of {
+            Some(of) if *of != self.url => {
+                let what = "the password in the stack file is for another server than the snapshot is of: name one with --target URL or --map SOURCE=URL";
+                let e = Error::new(Reason::InvalidConfig, what).with("snapshot_of", &self.url);
+                Err(e.with("stack_file", of))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Another server, asked by the same user. Whoever names it may be told the password there.
     pub(crate) fn at(&self, url: &str) -> Result<Self> {
-        let there = Self { url: url.to_owned(), ..self.clone() };
+        let there = Self { url: url.to_owned(), password_of: None, ..self.clone() };
         // Whoever names another login there means it.
         let there = match url.contains('@') {
             true => Self { user: None, password: None, ..there },
@@ -174,16 +191,25 @@ impl RedisConfig {
     }
 }
 
-/// Add the password to settings that come from a snapshot, which has none, from those that were declared.
+/// Add to settings that come from a snapshot what is in none, from those that were declared: the password, whose it is,
+/// and which certificates count here. It is sent to the server that was declared and to those that somebody names, and to
+/// no other that a snapshot may speak of.
 pub fn add_secrets(settings: &mut serde_json::Value, declared: &serde_json::Value) {
-    let declared = serde_json::from_value::<RedisConfig>(declared.clone());
-    let Some(login) = declared.ok().and_then(|config| config.plain().ok()?.login()) else { return };
-    let own = serde_json::from_value::<RedisConfig>(settings.clone());
-    if own.is_ok_and(|own| own.plain().is_ok_and(|own| own.password.is_some())) {
-        return;
-    }
-    if let Some(settings) = settings.as_object_mut() {
-        settings.entry("password").or_insert_with(|| login.password.expose().clone().into());
+    let plain = |value: &serde_json::Value| {
+        serde_json::from_value::<RedisConfig>(value.clone()).ok()?.plain().ok()
+    };
+    let Some((own, declared)) = plain(settings).zip(plain(declared)) else { return };
+    let Some(login) = declared.login().filter(|_| own.password.is_none()) else { return };
+    let Some(settings) = settings.as_object_mut() else { return };
+    let mut set = |name: &str, value: Option<String>| match value {
+        Some(value) => drop(settings.insert(name.to_owned(), value.into())),
+        None => drop(settings.remove(name)),
+    };
+    set("password", Some(login.password.expose().clone()));
+    set("password_of", Some(declared.url));
+    set("user", login.user);
+    for (name, path) in [("ca", declared.ca), ("cert", declared.cert), ("key", declared.key)] {
+        set(name, path.map(|path| path.display().to_string()));
     }
 }
 
@@ -276,7 +302,9 @@ mod tests {
             let mut settings = settings;
             add_secrets(&mut settings, &declared);
             let config: RedisConfig = serde_json::from_value(settings).unwrap();
-            config.plain().unwrap().password.unwrap().expose().to_owned()
+            let config = config.plain().unwrap();
+            config.check_password().unwrap();
+            config.password.unwrap().expose().to_owned()
         };
         let stored = serde_json::json!({ "url": "redis://cache:6379" });
         let in_url = serde_json::json!({ "url": "redis://:in-url@cache" });
@@ -284,6 +312,18 @@ mod tests {
         assert_eq!(with(stored.clone(), in_url.clone()), "in-url");
         assert_eq!(with(stored, beside.clone()), "beside");
         assert_eq!(with(in_url.clone(), in_url.clone()), "in-url");
-        assert_eq!(with(in_url, beside), "in-url");
+        assert_eq!(with(in_url, beside.clone()), "in-url");
+        // A snapshot may speak of a server that wants to be told.
+        for url in ["redis://thief", "rediss://cache", "redis://cache:1", "unix:///cache"] {
+            let mut settings = serde_json::json!({ "url": url, "ca": "/theirs" });
+            add_secrets(&mut settings, &beside);
+            let config: RedisConfig = serde_json::from_value(settings).unwrap();
+            let config = config.plain().unwrap();
+            assert_eq!(config.check_password().unwrap_err().reason(), Reason::InvalidConfig);
+            assert_eq!(config.ca, None);
+            let named = config.at("redis://named").unwrap();
+            named.check_password().unwrap();
+            assert_eq!(named.login().unwrap().password.expose(), "beside");
+        }
     }
 }

@@ -49,14 +49,33 @@ impl Drop for Stage {
     }
 }
 
-/// Write the files. What was there is moved to `recovery`.
+/// A directory for what is replaced: in `recovery`, where what other restores have kept stays as it is, and beside the
+/// target if that is in another file system.
+fn room(cx: &Context, directory: &Path, recovery: &Path) -> Result<PathBuf> {
+    let device = |path: &Path| {
+        let what = || format!("cannot examine {}", path.display());
+        fs::metadata(path).map(|meta| std::os::unix::fs::MetadataExt::dev(&meta)).doing(what)
+    };
+    let token: String = cx.random::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let room = match device(directory)? == device(recovery)? {
+        true => recovery.join(format!("files-{token}")),
+        false => directory.join(format!(".snapkit-before-{token}")),
+    };
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&room)
+        .doing(|| format!("cannot write {}", room.display()))?;
+    Ok(room)
+}
+
+/// Write the files. Where what was there has been moved to, if anything was and it is to be kept: into `recovery`.
 pub(crate) fn write(
     cx: &Context,
     directory: &Path,
     recovery: Option<&Path>,
     mut snapshot: impl Read,
     texts: &[(String, Vec<u8>)],
-) -> Result<()> {
+) -> Result<Option<PathBuf>> {
     let token: String = cx.random::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
     let stage = Stage(directory.join(format!(".snapkit-restore-{token}")));
     let what = |path: &Path| format!("cannot write {}", path.display());
@@ -92,13 +111,21 @@ pub(crate) fn write(
         file.write_all(text).and_then(|()| file.sync_all()).doing(|| what(&path))?;
     }
     sync(&append_only)?;
-    let names = texts.map(|(path, _)| path).chain([append_only.clone(), dump.clone()]);
+    let names: Vec<_> =
+        texts.map(|(path, _)| path).chain([append_only.clone(), dump.clone()]).collect();
+    let is_there = |from: &PathBuf| {
+        fs::symlink_metadata(directory.join(from.file_name().unwrap_or_default())).is_ok()
+    };
+    let recovery = match recovery.filter(|_| names.iter().any(is_there)) {
+        Some(recovery) => Some(room(cx, directory, recovery)?),
+        None => None,
+    };
     let mut moved = Vec::new();
     let placed = names.into_iter().try_for_each(|from| {
         let name = from.file_name().unwrap_or_default().to_owned();
         let to = directory.join(&name);
         if fs::symlink_metadata(&to).is_ok() {
-            let kept = match recovery {
+            let kept = match &recovery {
                 Some(recovery) => recovery.join(&name),
                 // Nobody asked for it to be kept.
                 None => stage.0.join(format!("old-{}", name.display())),
@@ -123,9 +150,28 @@ pub(crate) fn write(
                 return Err(Error::new(Reason::Io, text).caused_by(e));
             }
         }
+        if let Some(room) = recovery {
+            drop(fs::remove_dir(room));
+        }
         return Err(e);
     }
-    sync(directory)
+    for directory in recovery.as_deref().into_iter().chain([directory]) {
+        sync(directory)?;
+    }
+    Ok(recovery)
+}
+
+/// How to bring back what was kept.
+pub(crate) fn undo(directory: &Path, kept: Option<&Path>) -> Vec<String> {
+    let Some(kept) = kept else { return Vec::new() };
+    let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
+    let (kept, directory) = (quote(kept), quote(directory));
+    vec![
+        "# stop the server, then:".to_owned(),
+        format!(
+            "for name in {DUMP} {APPEND_ONLY}; do if [ -e {kept}/$name ]; then rm -r {directory}/$name && mv {kept}/$name {directory}/; fi; done"
+        ),
+    ]
 }
 
 fn sync(directory: &Path) -> Result<()> {

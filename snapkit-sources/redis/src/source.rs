@@ -85,6 +85,7 @@ impl Source for Redis {
     }
 
     async fn capture(&self, cx: &Context, _: Option<&SourceRecord>) -> Result<Box<dyn Capture>> {
+        self.config.check_password()?;
         Ok(Box::new(RedisCapture::prepare(cx, &self.config).await?))
     }
 
@@ -93,6 +94,7 @@ impl Source for Redis {
     }
 
     async fn facts(&self, cx: &Context) -> Result<Facts> {
+        self.config.check_password()?;
         let own = cx.child();
         let (inner, config) = (own.clone(), self.config.clone());
         let looking = own.blocking(move || Ok(look(&inner, &config, Expired::Counts)?.facts()));

@@ -280,3 +280,23 @@ fn an_answer_without_end_is_given_up() {
     drop(connection);
     assert!(serving.join().unwrap() < 100 << 20);
 }
+
+/// A server that says without end that it is at work is not heard for longer than there is time.
+#[test]
+fn being_at_work_has_an_end() {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"+PONG\r\n+OK\r\n+OK\r\n").unwrap();
+        let patient = Context::system().within(Duration::from_secs(20));
+        while patient.check().is_ok() && stream.write_all(b"\n\n\n\n").is_ok() {}
+        patient.check()
+    });
+    let cx = Context::system().within(Duration::from_millis(500));
+    let connection = Connection::open(&cx, &address, None, Duration::from_secs(5)).unwrap();
+    let e = Pinned::begin(connection).unwrap_err();
+    assert_eq!(e.reason(), Reason::TimedOut, "{}", e.chain());
+    serving.join().unwrap().unwrap();
+}

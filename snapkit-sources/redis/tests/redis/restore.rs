@@ -130,13 +130,28 @@ async fn the_files_are_good_for_servers_with_an_append_only_file_and_without() {
     let ask = |request: &mut RestoreRequest| {
         (request.overwrite, request.recovery) = (true, Some(recovery.path().to_owned()));
     };
-    let (_, report) = carry(&source(&from), to(), ask).await.unwrap();
-    assert!(recovery.path().join("appendonlydir").exists());
-    // And the way back.
-    let script = report.undo.join("\n");
-    let back = std::process::Command::new("sh").arg("-c").arg(&script).output().unwrap();
-    assert!(back.status.success() && dir.join("dump.rdb").exists(), "{script}\n{back:?}");
-    assert!(!recovery.path().join("dump.rdb").exists());
+    let (_, first) = carry(&source(&from), to(), ask).await.unwrap();
+    // A second time what was kept before stays, and nothing depends on one file system for all.
+    from.client().say("SET second 2");
+    let second_state = state_of(&from);
+    let (_, second) = carry(&source(&from), to(), ask).await.unwrap();
+    from.client().say("SET third 3");
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let apart = |request: &mut RestoreRequest| {
+        (request.overwrite, request.recovery) = (true, Some(elsewhere.path().to_owned()));
+    };
+    let (_, third) = carry(&source(&from), to(), apart).await.unwrap();
+    assert_eq!(state_of(&Server::with_files(&dir, &[]).unwrap()), state_of(&from));
+    // And the ways back, one after another.
+    for (report, before) in [(third, &second_state), (second, &expected), (first, &expected)] {
+        let script = report.undo.join("\n");
+        let back = std::process::Command::new("sh").arg("-c").arg(&script).output().unwrap();
+        assert!(back.status.success(), "{script}\n{back:?}");
+        for append_only in ["yes", "no"] {
+            let server = Server::with_files(&dir, &["--appendonly", append_only]).unwrap();
+            assert_eq!(state_of(&server), *before, "{script}");
+        }
+    }
 }
 
 /// A server that takes no more half-way is left as it was.
