@@ -10,7 +10,8 @@ use snapkit_core::secret::{Secret, SecretString};
 use crate::output;
 
 /// The longest line that is read.
-const MAX_LINE: usize = 4096;
+/// A terminal hands over lines of up to 4095 bytes, and cuts longer ones off without a word.
+const MAX_LINE: usize = 1024;
 
 /// Whether there is a person to ask.
 pub(crate) fn is_possible() -> bool {
@@ -54,8 +55,9 @@ impl Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        // Nothing else could be done about a terminal that is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        // What is left of a line that was too long must not be read by whoever comes next. Nothing else could be
+        // done about a terminal that is gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }
 
@@ -66,7 +68,7 @@ fn read_line() -> Result<SecretString> {
     let failed = |e: rustix::io::Errno| Error::io("cannot read from the terminal", e.into());
     while rustix::io::read(io::stdin(), &mut byte).map_err(failed)? == 1 && byte[0] != b'\n' {
         if line.len() == MAX_LINE {
-            return Err(Error::invalid("a passphrase has at most 4096 bytes"));
+            return Err(Error::invalid("a typed passphrase has at most 1024 bytes"));
         }
         line.push(byte[0]);
     }

@@ -31,9 +31,9 @@ pub(crate) fn elsewhere(ledger: &Ledger, scope: &Scope) -> String {
         .iter()
         .map(|s| format!("{}@{} (set {})", s.stack, s.host, s.set))
         .collect();
-    if all.is_empty() && !(ledger.damaged.is_empty() && ledger.gone.is_empty()) {
-        return "none can be read any more: see the warnings; `snapkit doctor` tells more"
-            .to_owned();
+    if all.is_empty() && !ledger.sealed.is_empty() {
+        let sealed = count(ledger.sealed.len() as u64, "snapshot is", "snapshots are");
+        return format!("{sealed} there that this credential cannot read: use a full one");
     }
     if all.is_empty() {
         return "there are no snapshots yet: `snapkit create` makes one".to_owned();

@@ -158,6 +158,14 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn numbers_that_do_not_fit() {
+        let mut v = Vec::new();
+        v.put_varint(1 << 32);
+        let e = Reader::new(&v, "a test").varint_u32().unwrap_err();
+        assert_eq!(e.to_string(), "a test is malformed: a number exceeds 32 bits");
+    }
+
     proptest! {
         #[test]
         fn numbers_read_back(n: u64, s: i64) {

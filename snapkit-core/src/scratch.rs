@@ -379,6 +379,11 @@ mod tests {
         assert_eq!(e.reason(), Reason::Io);
         let said = e.chain().replace(dir.path().to_str().unwrap(), "DIR");
         insta::assert_snapshot!(said, @"scratch space in DIR is not what was written there");
+        scratch.shared.file.set_len(100).unwrap();
+        let e = scratch.reader(0, u64::MAX).read_to_end(&mut Vec::new()).unwrap_err();
+        let said =
+            e.downcast::<Error>().unwrap().chain().replace(dir.path().to_str().unwrap(), "DIR");
+        insta::assert_snapshot!(said, @"cannot read scratch space in DIR: failed to fill whole buffer");
     }
 
     #[test]

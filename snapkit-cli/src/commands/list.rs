@@ -30,9 +30,9 @@ pub(crate) async fn run(app: &App, args: ListArgs) -> Result<Exit> {
         for line in table(["ID", "TIME", "SET", "STACK@HOST", "NAME", "SIZE", "VERDICT"], &rows) {
             app.output.line(line);
         }
-    } else if ledger.snapshots.is_empty() {
+    } else if ledger.snapshots.is_empty() && ledger.sealed.is_empty() {
         app.output.note("there are no snapshots");
-    } else {
+    } else if !ledger.snapshots.is_empty() {
         app.output.note("none of the snapshots fits");
     }
     if !ledger.sealed.is_empty() {

@@ -424,3 +424,39 @@ fn damage_of_a_copy_is_not_that_of_the_original() {
     let told = env.run(["create", "data"]);
     assert!(told.stderr.contains("was found damaged by a verify"), "{told}");
 }
+
+/// What is found while the index is read is passed over, and said.
+#[test]
+fn an_index_and_a_pack_that_are_damaged() {
+    let env = kept();
+    for path in [env.files("repo/index", "")[0].clone(), object(&env, "packs")] {
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    fs::remove_dir_all(env.path("home/.cache")).unwrap();
+    assert_snapshot!(said(&env, &["create data", "verify"]), @"
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 10 B in [DURATION]
+      files (files): 1 artifact, 8 entries, 10 B
+      read [SIZES]
+    warning: index segment index/[HEX] is damaged and was left out: an index segment's content does not fit its name
+    warning: pack packs/[XX]/[HEX] belongs to no index and is damaged: a pack's footer is malformed: its last bytes are not a pack's
+    --- exit 0
+    $ snapkit verify
+    --- stdout
+    damaged: index: no index segment and no pack knows it
+      lost: [SNAPSHOT]:files/tree
+    damaged: index/[HEX]: an index segment's content does not fit its name
+    damaged: packs/[XX]/[HEX]: a pack's footer is malformed: its last bytes are not a pack's
+    --- stderr
+    examined 2 snapshots, [N] chunks; [SIZE] read in [DURATION]
+    3 damaged objects found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    ");
+}

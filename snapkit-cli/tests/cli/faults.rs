@@ -211,6 +211,8 @@ fn of_a_tree_that_is_restored() {
     assert_snapshot!(told("restore -q latest:files --target out", &[
         Fault("openat", "a.txt", "EIO"),
         Fault("newfstatat", "a.txt", "EIO"),
+        Fault("linkat", "second", "EMLINK"),
+        Fault("linkat+openat", "second", "EMLINK+EIO"),
         Fault("linkat", "a.txt", "EIO"),
         Fault("mkdirat", "sub", "ENOSPC"),
         Fault("openat", "sub", "EIO"),
@@ -236,6 +238,21 @@ fn of_a_tree_that_is_restored() {
     === newfstatat of a.txt: EIO
     --- stderr
     error: cannot find the file that has this other name (path=DIR/work/data/a.txt, artifact=tree, source=files)
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === linkat of second: EMLINK
+    --- stdout
+    files (files): differs, 1 fact holds, 16 B to /DIR/work/out/files
+      differs: tree.attributes was [HEX], is [HEX]
+      differs: tree.bytes was 1048592, is 1048598
+      differs: tree.files was 4, is 5
+      differs: tree.owners was [HEX], is [HEX]
+      differs: tree.structure was [HEX], is [HEX]
+      problem: DIR/work/data/second: cannot make a second name, so it is a copy (path=DIR/work/data/a.txt): Too many links (os error 31)
+    --- exit 4
+    === linkat+openat of second: EMLINK+EIO
+    --- stderr
+    error: cannot make the file (path=DIR/work/data/second, artifact=tree, source=files)
       caused by: Input/output error (os error 5)
     --- exit 1
     === linkat of a.txt: EIO
@@ -364,14 +381,20 @@ fn of_a_part_of_a_tree() {
     let _filters = TestEnv::new();
     assert_snapshot!(told("restore -q latest:files --include sub --overwrite", &[
         Fault("renameat2", "b.bin", "EIO"),
+        Fault("openat", "undo.sh", "EIO"),
         Fault("unlinkat", "anything", "EIO"),
         Fault("openat", "/home/.local/state/snapkit/recovery/before-ID/files", "EIO"),
-    ]), @"
+    ]), @r#"
     === renameat2 of b.bin: EIO
     --- stdout
     to bring back what files held before:
         [STEPS]
     --- exit 0
+    === openat of undo.sh: EIO
+    --- stderr
+    error: cannot make the script that undoes (source=files)
+      caused by: Input/output error (os error 5)
+    --- exit 1
     === unlinkat of anything: EIO
     --- stdout
     files (files): unproven, 4 B to /DIR/work/data
@@ -385,7 +408,7 @@ fn of_a_part_of_a_tree() {
     error: cannot open the recovery directory (path=/DIR/home/.local/state/snapkit/recovery/before-[HEX]/files, source=files)
       caused by: Input/output error (os error 5)
     --- exit 1
-    ");
+    "#);
 }
 
 /// What is kept for a stack file.
@@ -489,8 +512,9 @@ fn of_a_database() {
         Fault("statx", "/work/shop.db", "EIO"),
         Fault("fcntl", "/work/shop.db", "EIO"),
         Fault("pwrite64", "anything", "ENOSPC"),
+        Fault("mkdir", "anything", "ENOSPC"),
         Fault("ftruncate", "anything", "EIO"),
-    ]), @"
+    ]), @r#"
     === pread64 of /work/shop.db: EIO
     --- stderr
     error: cannot open the database (path=/DIR/work/shop.db, source=shop)
@@ -520,14 +544,24 @@ fn of_a_database() {
       caused by: No space left on device (os error 28)
     hint: free some space and run it again; a create goes on from what it has stored
     --- exit 1
+    === mkdir of anything: ENOSPC
+    --- stderr
+    warning: another run of this stack is not noticed: cannot create /DIR/home/.local/state/snapkit/running: No space left on device (os error 28)
+    error: cannot make a temporary directory
+      caused by: No space left on device (os error 28) at path "/DIR/tmp/[RANDOM]"
+    hint: free some space and run it again; a create goes on from what it has stored
+    --- exit 1
     === ftruncate of anything: EIO
     --- exit 0
-    ");
+    "#);
     assert_snapshot!(told("restore -q latest:shop --target out", &[
         Fault("fsync", "/work/out/shop", "EIO"),
         Fault("statx", "/work/out/shop/shop.db", "EIO"),
         Fault("mkdir", "/work/out/shop", "EIO"),
         Fault("statx", "/work/out/shop", "EIO"),
+        Fault("openat", "/work/out/shop", "EIO"),
+        Fault("openat", "/work/out/shop/shop.db", "EIO"),
+        Fault("rename+renameat+renameat2+link+linkat", "anything", "EIO+EIO+EIO+EIO+EIO"),
         Fault("statfs", "/work/out/shop", "EIO"),
     ]), @"
     === fsync of /work/out/shop: EIO
@@ -550,6 +584,22 @@ fn of_a_database() {
     error: cannot examine the directory of the target (path=/DIR/work/out/shop, source=shop)
       caused by: Input/output error (os error 5)
     --- exit 1
+    === openat of /work/out/shop: EIO
+    --- stderr
+    error: cannot make a directory durable: /DIR/work/out/shop (source=shop)
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === openat of /work/out/shop/shop.db: EIO
+    --- stdout
+    shop (sqlite): unproven, 0 facts hold, 8.0 KiB to /DIR/work/out/shop
+      unproven: application_id, page_count, page_size, pages, rows.t, schema, tables, user_version
+      problem: it could not be read back: cannot open the database: the operating system refused (path=/DIR/work/out/shop/shop.db): unable to open database file: /DIR/work/out/shop/shop.db: Error code 14: unable to open database file
+    --- exit 4
+    === rename+renameat+renameat2+link+linkat of anything: EIO+EIO+EIO+EIO+EIO
+    --- stderr
+    error: cannot put the database into place (path=/DIR/work/out/shop/shop.db, source=shop)
+      caused by: Input/output error (os error 5)
+    --- exit 1
     === statfs of /work/out/shop: EIO
     --- stderr
     error: cannot examine the file system: /DIR/work/out/shop (source=shop)
@@ -558,6 +608,9 @@ fn of_a_database() {
     ");
     assert_snapshot!(told("restore -q latest:shop --overwrite", &[
         Fault("access", "/work", "EACCES"),
+        Fault("mkdir", "/home/.local/state/snapkit/recovery/before-ID/shop", "EIO"),
+        Fault("statx", "/work/shop.db", "EIO"),
+        Fault("rename+renameat+renameat2", "anything", "EIO+EIO+EIO"),
         Fault("pwrite64", "/work/shop.db", "ENOSPC"),
         Fault("pwrite64", "/work/shop.db", "EIO"),
     ]), @"
@@ -565,6 +618,21 @@ fn of_a_database() {
     --- stderr
     error: the directory of the target may not be written to (path=/DIR/work, source=shop)
       caused by: Permission denied (os error 13)
+    --- exit 1
+    === mkdir of /home/.local/state/snapkit/recovery/before-ID/shop: EIO
+    --- stderr
+    error: cannot create the directory /DIR/home/.local/state/snapkit/recovery/before-[HEX]/shop
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === statx of /work/shop.db: EIO
+    --- stderr
+    error: cannot examine the target (path=/DIR/work/shop.db, source=shop)
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === rename+renameat+renameat2 of anything: EIO+EIO+EIO
+    --- stderr
+    error: cannot keep what was written: /DIR/home/.local/state/snapkit/recovery/before-[HEX]/shop/shop.db (source=shop)
+      caused by: Input/output error (os error 5)
     --- exit 1
     === pwrite64 of /work/shop.db: ENOSPC
     --- stderr
@@ -699,5 +767,37 @@ fn of_local_state() {
     --- stderr
     warning: the snapshot [SNAPSHOT] is damaged: cannot read the object (path=/DIR/repo/snapshots/[SNAPSHOT]): Input/output error (os error 5)
     --- exit 4
+    ");
+}
+
+/// The program itself, before and around its work.
+#[test]
+fn of_the_process() {
+    if !can_fail() {
+        return;
+    }
+    let _filters = TestEnv::new();
+    let command = |env: &TestEnv| {
+        env.write("work/snapkit.toml", "[sources.data]\nkind = 'files'\npaths = ['data']\n[[hook]]\non = 'before:freeze'\nrun = ['true']\n");
+    };
+    assert_snapshot!(told_with(command, "create -q", &[
+        Fault("waitid+wait4", "anything", "EIO+EIO"),
+        Fault("pidfd_open", "anything", "EMFILE"),
+        Fault("getcwd", "anything", "EIO"),
+        Fault("getrandom", "anything", "ENOSYS"),
+    ]), @"
+    === waitid+wait4 of anything: EIO+EIO
+    --- stderr
+    error: cannot wait for hook before:freeze: Input/output error (os error 5)
+    --- exit 1
+    === pidfd_open of anything: EMFILE
+    --- exit 0
+    === getcwd of anything: EIO
+    --- stderr
+    error: cannot tell the working directory
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === getrandom of anything: ENOSYS
+    --- exit 0
     ");
 }

@@ -14,6 +14,7 @@ mod init;
 mod inside;
 mod json;
 mod keys;
+mod library;
 mod limits;
 mod list;
 mod machine;

@@ -816,7 +816,7 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     ");
     // Somebody who was never here is told by the snapshot that came after it.
     fs::rename(env.path("home/.local/state"), env.path("home/state")).unwrap();
-    assert_snapshot!(said(&env, &["list", "show first", "show latest --host elsewhere"]), @r#"
+    assert_snapshot!(said(&env, &["list", "show first", "show latest --host elsewhere", "doctor"]), @r#"
     $ snapkit list
     --- stdout
     ID        TIME                  SET   STACK@HOST         NAME    SIZE  VERDICT
@@ -838,6 +838,25 @@ fn lines_of_a_ledger_that_are_not_as_they_were() {
     warning: the snapshot [SNAPSHOT] is gone without a trace, and another one came after it: an old copy of the repository was put back, it was made in a copy, or somebody removed it
     error: snapshot [SNAPSHOT] is gone without a trace, and may be what latest means; name an older one to have it
     hint: once you know why it is gone, `snapkit verify --accept-loss` lets this machine forget it
+    --- exit 4
+    $ snapkit doctor
+    --- stdout
+    ok       local state: [DIR]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: [DIR]/home/.cache/snapkit, [SIZE] are free
+    ok       repository: [DIR]/repo, [SIZE] are free
+    ok       repository: [HEX] at [DIR]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 1 snapshot
+    problem  notes/[SNAPSHOT]/[HEX]-[HEX]: a signature does not hold
+    problem  snapshot [SNAPSHOT]: it is gone without a trace, and another one came after it
+    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
+    ok       last create: none is remembered here
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    2 problems found
     --- exit 4
     "#);
     fs::write(&line, &first[..10]).unwrap();

@@ -149,7 +149,7 @@ fn a_source_that_may_fail_is_left_out() {
     --- exit 3
     ");
 
-    assert_snapshot!(said(&env, &["restore latest:app --target out", "dump latest:app", "ls latest:app"]), @"
+    assert_snapshot!(said(&env, &["restore latest:app --target out", "dump latest:app", "ls latest:app", "diff latest:app", "restore latest --target redis://127.0.0.1:1"]), @"
     $ snapkit restore latest:app --target out
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]
@@ -162,6 +162,14 @@ fn a_source_that_may_fail_is_left_out() {
     --- exit 1
     $ snapkit ls latest:app
     --- exit 0
+    $ snapkit diff latest:app
+    --- stderr
+    error: the snapshot holds nothing that could be compared (snapshot=[SNAPSHOT])
+    --- exit 1
+    $ snapkit restore latest --target redis://127.0.0.1:1
+    --- stderr
+    error: --target is a server, and there are several sources: use --map SOURCE=URL, with one of: app, configs
+    --- exit 2
     ");
     assert_snapshot!(env.run(["create", "--stack-name", "other"]), @"
     --- stderr

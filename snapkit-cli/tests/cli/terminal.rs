@@ -120,6 +120,7 @@ fn passphrases_that_make_nothing() {
     let mut all = typed(&env, &make, &[(first, b"hunter2"), (again, b"hunter3")]);
     all += &typed(&env, &make, &[(first, b"")]);
     all += &typed(&env, &make, &[(first, b"\xff\xfe")]);
+    all += &typed(&env, &make, &[(first, &[b'x'; 1025])]);
     assert!(!env.path("repo").exists());
     assert_snapshot!(all, @"
     new passphrase: 
@@ -132,6 +133,9 @@ fn passphrases_that_make_nothing() {
     --- exit 12
     new passphrase: 
     error: the passphrase is not valid UTF-8
+    --- exit 2
+    new passphrase: 
+    error: a typed passphrase has at most 1024 bytes
     --- exit 2
     ");
 }

@@ -149,6 +149,7 @@ fn each_damage_is_said_once() {
     fs::write(&ids[1], bytes).unwrap();
     let rest =
         env.run(["list", "--json"]).json()["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    assert!(env.run(["verify"]).stderr.contains("\n2 damaged objects found\n"));
     let verified = env.run(["verify", "-q", &rest]);
     let said = verified.text() + &verified.stderr;
     for id in ids[..2].iter().map(|path| path.file_name().unwrap().to_str().unwrap()) {

@@ -485,3 +485,20 @@ fn filter(
         })
         .boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_missing_of_a_sparse_file_is_no_hole() {
+        let extents = vec![Extent { offset: 10, len: 5 }];
+        let whole: ByteStream = Box::pin(stream::once(async { Ok(Bytes::from_static(b"hello")) }));
+        let pieces: Vec<Bytes> =
+            with_holes(whole, 20, extents.clone()).try_collect().await.unwrap();
+        assert_eq!(pieces.concat(), *b"\0\0\0\0\0\0\0\0\0\0hello\0\0\0\0\0");
+        let short: ByteStream = Box::pin(stream::once(async { Ok(Bytes::from_static(b"hell")) }));
+        let e = with_holes(short, 20, extents).try_collect::<Vec<_>>().await.unwrap_err();
+        assert_eq!(e.to_string(), "a sparse file's content is too short");
+    }
+}

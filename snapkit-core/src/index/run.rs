@@ -603,3 +603,33 @@ impl RunWriter {
         Run::assemble(path, file, repository, counts, keep)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.run");
+        let mut head = vec![0; HEAD_LEN];
+        head[..MAGIC.len()].copy_from_slice(&MAGIC);
+        let counts = Counts { covers: 0, packs: 0, frames: 0, entries: 0 };
+        let mut long = head.clone();
+        long.resize(usize::try_from(counts.end()).unwrap(), 0);
+        let mut said = Vec::new();
+        for bytes in [&[0; 10][..], &[0; 500], &head[..], &long] {
+            std::fs::write(&path, bytes).unwrap();
+            let e = Run::open(&path).unwrap_err();
+            said.push(e.chain().replace(dir.path().to_str().unwrap(), "DIR"));
+        }
+        insta::assert_snapshot!(said.join("\n"), @"
+        cannot read the index cache DIR/x.run: failed to fill whole buffer
+        a file of the local index cache is damaged: it is none (path=DIR/x.run)
+        a file of the local index cache is damaged: its length is wrong (path=DIR/x.run)
+        a file of the local index cache is damaged: its checksum is wrong (path=DIR/x.run)
+        ");
+        assert!(Run::open_all(dir.path()).unwrap().is_empty());
+        assert!(!path.exists());
+    }
+}

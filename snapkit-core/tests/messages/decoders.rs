@@ -294,6 +294,12 @@ fn of_headers_and_signatures() {
     corrupt: this is not an object of snapkit
     format-mismatch: an object has format N, this program knows N (N-draft)
     ");
+    let reader = credential.reader().unwrap();
+    let open = |bytes: &[u8]| {
+        let (header, _) = Header::decode(bytes, &accepted, repository).ok()?;
+        reader.open(&header, "").err()
+    };
+    assert_snapshot!(told(&header.encode(), open), @"corrupt: an object key cannot be opened: the header is damaged");
     let certifier = credential.certifier().unwrap().verifying_key().to_bytes();
     let mut signed = b"what was said".to_vec();
     credential.signer.sign("sessions/x/0", &mut signed);

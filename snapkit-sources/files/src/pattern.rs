@@ -245,6 +245,10 @@ mod tests {
         }
         assert!(filter(&["f?g"]).excluded(b"srv/app/f\xffg", root, None, false));
         assert!(Rules::new(&["a[".to_owned()]).is_err());
+        let many: Vec<_> =
+            (0..20_000).map(|n| format!("{n}-{{a,b,c,d,e,f,g,h}}?{{a,b,c,d}}")).collect();
+        let e = Rules::new(&many).unwrap_err();
+        assert_eq!(e.to_string(), "these patterns are too large together");
     }
 
     #[test]

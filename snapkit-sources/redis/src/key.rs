@@ -180,6 +180,42 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let told = |positions: &[&str], value: &[u8]| {
+            let record = Record {
+                positions: positions.iter().map(|p| Bytes::copy_from_slice(p.as_bytes())).collect(),
+                value: RecordValue::Inline(Bytes::copy_from_slice(value)),
+            };
+            let e = futures_util::FutureExt::now_or_never(read(record, 0)).unwrap().unwrap_err();
+            format!("{e} ({})", e.reason())
+        };
+        let long = [&[0, LONG_NAME][..], &u64::MAX.to_le_bytes()].concat();
+        let ends = [&[0, LONG_NAME][..], &9_u64.to_le_bytes(), b"abc"].concat();
+        let all = [
+            told(&[], b""),
+            told(&["0:a", "0:b"], b""),
+            told(&["a"], b""),
+            told(&["x:a"], b""),
+            told(&["0:a"], b""),
+            told(&["0:a"], &[0, 0x80]),
+            told(&["0:a"], &[0, EXPIRES, 1, 2]),
+            told(&["0:a"], &long),
+            told(&["0:a"], &ends),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @"
+        a key is malformed: it has not one place (corrupt)
+        a key is malformed: it has not one place (corrupt)
+        a key is malformed: its place names no database (corrupt)
+        a key is malformed: its place names no database (corrupt)
+        a key is malformed: it ends early (corrupt)
+        a key is malformed: something unknown is said of it (corrupt)
+        a key is malformed: it ends early (corrupt)
+        a key is malformed: its name is too long (corrupt)
+        a key is malformed: it ends early (corrupt)
+        ");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]

@@ -1,6 +1,6 @@
 //! The format of snapshots against a real server, and against bytes that are none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -266,29 +266,14 @@ fn ziplist(items: &[&str]) -> Vec<u8> {
     [head, body, vec![0xff]].concat()
 }
 
-/// Encodings that older servers wrote: they mean what a server takes them for.
-#[test]
-fn old_encodings_mean_what_they_meant() {
-    let Some(server) = Server::start(&[]) else { return };
-    let mut client = server.client();
+/// A value of each encoding that older servers wrote.
+fn old_values() -> Vec<(u8, Vec<u8>)> {
     let strings = |items: &[&[u8]]| items.iter().flat_map(|item| string(item)).collect::<Vec<_>>();
-    let mut snapshot = b"REDIS0009".to_vec();
-    for (encoding, value) in [
+    let ends = [string(b"b"), vec![254], string(b"c"), vec![255]].concat();
+    vec![
         (1, [vec![3], strings(&[b"a", b"b"]), b"\xc0\xfb".to_vec()].concat()),
         (2, [vec![2], strings(&[b"a", b"b"])].concat()),
-        (
-            3,
-            [
-                vec![3],
-                string(b"a"),
-                b"\x031.5".to_vec(),
-                string(b"b"),
-                vec![254],
-                string(b"c"),
-                vec![255],
-            ]
-            .concat(),
-        ),
+        (3, [vec![3], string(b"a"), b"\x031.5".to_vec(), ends].concat()),
         (4, [vec![2], strings(&[b"f", b"1", b"g", b"2"])].concat()),
         (5, [vec![1], string(b"a"), 2.5_f64.to_le_bytes().to_vec()].concat()),
         (9, string(b"\x02\x03foo\x03\x00bar\x05hello\x05\x00world\xff")),
@@ -297,19 +282,44 @@ fn old_encodings_mean_what_they_meant() {
         (12, string(&ziplist(&["one", "1", "two", "2.5"]))),
         (13, string(&ziplist(&["f", "1", "g", "text"]))),
         (14, [vec![2], string(&ziplist(&["a", "b"])), string(&ziplist(&["3"]))].concat()),
-    ] {
-        let name = format!("key:{encoding}");
-        let mut payload = [&[encoding][..], &value].concat();
-        payload.extend(footer(&[&[encoding], &value], 9));
-        let reply = client.ask(&[b"RESTORE", name.as_bytes(), b"0", &payload]);
-        assert_eq!(reply, Reply::Text(b"OK".to_vec()), "{encoding}");
-        snapshot.push(encoding);
+    ]
+}
+
+fn listpack(items: &[u8]) -> Vec<u8> {
+    let total = u32::try_from(7 + items.len()).unwrap().to_le_bytes();
+    string(&[&total[..], &[0, 0], items, &[0xff]].concat())
+}
+
+/// A snapshot without a checksum.
+fn snapshot(version: &str, values: &[(&str, u8, Vec<u8>)]) -> Vec<u8> {
+    let mut snapshot = format!("REDIS{version}").into_bytes();
+    for (name, encoding, value) in values {
+        snapshot.push(*encoding);
         snapshot.extend(string(name.as_bytes()));
         snapshot.extend(value);
     }
     snapshot.push(0xff);
     snapshot.extend([0; 8]);
-    let (crafted, saved) = (read(&snapshot).unwrap(), read(&server.saved()).unwrap());
+    snapshot
+}
+
+/// Encodings that older servers wrote: they mean what a server takes them for.
+#[test]
+fn old_encodings_mean_what_they_meant() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut client = server.client();
+    let mut crafted = Vec::new();
+    let names: Vec<_> =
+        old_values().iter().map(|(encoding, _)| format!("key:{encoding}")).collect();
+    for (name, (encoding, value)) in names.iter().zip(old_values()) {
+        let mut payload = [&[encoding][..], &value].concat();
+        payload.extend(footer(&[&[encoding], &value], 9));
+        let reply = client.ask(&[b"RESTORE", name.as_bytes(), b"0", &payload]);
+        assert_eq!(reply, Reply::Text(b"OK".to_vec()), "{encoding}");
+        crafted.push((name.as_str(), encoding, value));
+    }
+    let crafted = read(&snapshot("0009", &crafted)).unwrap();
+    let saved = read(&server.saved()).unwrap();
     assert_eq!(crafted.keys.len(), 11);
     for (name, (key, _, digest)) in &crafted.keys {
         let (newer, _, same) = &saved.keys[name];
@@ -317,39 +327,109 @@ fn old_encodings_mean_what_they_meant() {
     }
 }
 
-/// Encodings of Redis 7.2 and 7.4, written down from their sources: no such server is tried here.
-#[test]
-fn newer_encodings_mean_the_same() {
-    let listpack = |items: &[u8]| {
-        let total = u32::try_from(7 + items.len()).unwrap().to_le_bytes();
-        string(&[&total[..], &[0, 0], items, &[0xff]].concat())
-    };
+/// A value of each encoding of Redis 7.2 and 7.4, written down from their sources.
+fn newer_values() -> Vec<(&'static str, u8, Vec<u8>)> {
     let soonest = 1_700_000_000_000_u64.to_le_bytes();
-    let mut snapshot = b"REDIS0012".to_vec();
-    for (name, encoding, value) in [
+    let fields =
+        [vec![1], string(b"f"), string(b"1"), vec![0], string(b"g"), string(b"2")].concat();
+    let packed = listpack(
+        b"\x81g\x02\x02\x01\x00\x01\x81f\x02\x01\x01\xf4\x00\x68\xe5\xcf\x8b\x01\x00\x00\x09",
+    );
+    vec![
         ("set", 2, [vec![2], string(b"a"), string(b"7")].concat()),
         ("set of 7.2", 20, listpack(b"\x07\x01\x81a\x02")),
-        ("hash", 24, [&soonest[..], &[2], &[1], &string(b"f"), &string(b"1"), &[0], &string(b"g"), &string(b"2")].concat()),
-        (
-            "packed hash",
-            25,
-            [
-                &soonest[..],
-                &listpack(b"\x81g\x02\x02\x01\x00\x01\x81f\x02\x01\x01\xf4\x00\x68\xe5\xcf\x8b\x01\x00\x00\x09"),
-            ]
-            .concat(),
-        ),
-    ] {
-        snapshot.push(encoding);
-        snapshot.extend(string(name.as_bytes()));
-        snapshot.extend(value);
-    }
-    snapshot.push(0xff);
-    snapshot.extend([0; 8]);
-    let keys = read(&snapshot).unwrap().keys;
+        ("hash", 24, [&soonest[..], &[2], &fields].concat()),
+        ("packed hash", 25, [&soonest[..], &packed].concat()),
+    ]
+}
+
+/// They mean the same as others: no such server is tried here.
+#[test]
+fn newer_encodings_mean_the_same() {
+    let keys = read(&snapshot("0012", &newer_values())).unwrap().keys;
     let digest = |name: &str| keys[&(0, name.as_bytes().to_vec())].2;
     assert_eq!(digest("set"), digest("set of 7.2"));
     assert_eq!(digest("hash"), digest("packed hash"));
+}
+
+/// A stream of one message, with a group whose one consumer has not acknowledged it; in the form of 7.2.
+fn stream() -> Vec<u8> {
+    let id = [[0; 7].as_slice(), &[5], &[0; 7], &[1]].concat();
+    let message =
+        b"\x01\x01\x00\x01\x01\x01\x81f\x02\x00\x01\x02\x01\x00\x01\x00\x01\x81v\x02\x04\x01";
+    let numbers = [1, 5, 1, 5, 1, 0, 0, 1];
+    let group =
+        [string(b"workers"), vec![5, 1, 1], vec![1], id.clone(), vec![7; 8], vec![1]].concat();
+    let consumer = [string(b"ann"), vec![7; 8], vec![7; 8], vec![1], id.clone()].concat();
+    let packed = [string(&id), listpack(message)].concat();
+    [&[1][..], &packed, &numbers, &[1], &group, &[1], &consumer].concat()
+}
+
+/// All that is said of snapshots that are cut and changed, each sentence once and without its figures.
+#[test]
+fn every_way_to_be_broken_is_said() {
+    let mut said = BTreeSet::new();
+    let mut samples: Vec<_> = old_values()
+        .into_iter()
+        .map(|(encoding, value)| snapshot("0009", &[("key", encoding, value)]))
+        .collect();
+    samples.extend(newer_values().into_iter().map(|value| snapshot("0012", &[value])));
+    samples.push(snapshot("0011", &[("stream", 21, stream())]));
+    for sample in samples {
+        assert_eq!(read(&sample).unwrap().keys.len(), 1);
+        let mut hear = |bytes: &[u8]| {
+            if let Err(e) = read(bytes) {
+                let text: String = format!("{e} ({})", e.reason());
+                said.insert(
+                    text.split(|c: char| c.is_ascii_digit())
+                        .filter(|t| !t.is_empty())
+                        .collect::<Vec<_>>()
+                        .join("N"),
+                );
+            }
+        };
+        for at in 0..sample.len() {
+            hear(&sample[..at]);
+            for value in [
+                0, 1, 2, 3, 9, 0x20, 0x3f, 0x7f, 0x80, 0x81, 0xc0, 0xc3, 0xf1, 0xf4, 0xfd, 0xfe,
+                0xff,
+            ] {
+                let mut changed = sample.clone();
+                changed[at] = value;
+                hear(&changed);
+            }
+        }
+    }
+    assert_snapshot!(said.into_iter().collect::<Vec<_>>().join("\n"), @"
+    a compressed string is malformed: it is longer than it says (corrupt)
+    a packed value has half a pair (corrupt)
+    a packed value is malformed (intset): it ends early (corrupt)
+    a packed value is malformed (intset): its length is not what it says (corrupt)
+    a packed value is malformed (listpack): a number is none (corrupt)
+    a packed value is malformed (listpack): an element is of an unknown form (corrupt)
+    a packed value is malformed (listpack): it ends early (corrupt)
+    a packed value is malformed (listpack): its length is not what it says (corrupt)
+    a packed value is malformed (ziplist): an element is of an unknown form (corrupt)
+    a packed value is malformed (ziplist): it ends early (corrupt)
+    a packed value is malformed (ziplist): its length is not what it says (corrupt)
+    a packed value is malformed (ziplist): something follows its end (corrupt)
+    a packed value is malformed (zipmap): it ends early (corrupt)
+    a packed value is malformed (zipmap): something follows its end (corrupt)
+    a score is no number (corrupt)
+    a stream is malformed: a message has no flags (corrupt)
+    a stream is malformed: a number of fields is impossible (corrupt)
+    a stream is malformed: an identity has another length (corrupt)
+    a stream is malformed: it has another number of messages than it says (corrupt)
+    a string has N bytes, the limit is N (at=N) (limit-exceeded)
+    the checksum of the snapshot is wrong (corrupt)
+    the snapshot ends early (at=N) (corrupt)
+    the snapshot holds something with the number N, which is not known here; nothing behind it can be read (at=N) (unsupported)
+    the snapshot is malformed: a length is of an unknown form (at=N) (corrupt)
+    the snapshot is malformed: a part of a module's value is of an unknown kind (at=N) (corrupt)
+    the snapshot is malformed: a score is no number (at=N) (corrupt)
+    the snapshot is malformed: a string stands where a length has to be (at=N) (corrupt)
+    this is no snapshot of Redis: it does not begin like one (invalid-argument)
+    ");
 }
 
 /// A snapshot that is cut or changed is refused, and never more is read than there is.

@@ -156,6 +156,9 @@ fn what_is_refused_is_understood() {
     told("no socket", open(Address::Unix("/nowhere/socket".into())));
     told("nobody listens", open(Address::Tcp("127.0.0.1:1".to_owned())));
     told("no port", open(Address::Tcp("127.0.0.1".to_owned())));
+    let open_server = Server::start(&[]).unwrap();
+    let e = open_server.connect(Some(&login("", "hunter2"))).map(drop).unwrap_err();
+    assert_snapshot!(e.message(), @"the password is wrong, or the server has none");
     assert_snapshot!(all, @"
     no password: the server asks for a password (server=[SOCKET]): NOAUTH Authentication required. (permission-denied, exit 1)
     a wrong one: the user or the password is wrong (server=[SOCKET]) (permission-denied, exit 1)

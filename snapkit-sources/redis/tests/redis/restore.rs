@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use futures_util::stream;
 use insta::assert_snapshot;
-use snapkit_core::artifact::SourceName;
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, SourceName};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::facts::{Facts, RestoreVerdict};
 use snapkit_core::manifest::{ArtifactRecord, ChunkList, ContentRef, SourceRecord};
+use snapkit_core::record::{Record, RecordReader};
 use snapkit_core::source::{RestoreReport, RestoreRequest, Source as _, Target};
 use snapkit_source_redis::connection::Reply;
 use snapkit_source_redis::{Redis, RedisConfig};
@@ -259,6 +261,50 @@ async fn what_cannot_be_restored_is_refused_before() {
     ");
 }
 
+struct NoRecords;
+
+#[async_trait::async_trait]
+impl RecordReader for NoRecords {
+    fn axes(&self) -> &[String] {
+        &[]
+    }
+
+    async fn next_batch(&mut self, _: &Context) -> Result<Option<Vec<Record>>> {
+        Ok(None)
+    }
+}
+
+/// What is stored is not what a capture of this source stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_capture_of_a_server_is_refused() {
+    let Some(to) = Server::start(&AT_ONCE) else { return };
+    let cx = Context::system();
+    let source = source(&to);
+    let mut said = String::new();
+    let mut hear = |what: &str, result: Result<()>| {
+        let e = result.unwrap_err();
+        said += &format!("{what}: {} ({})\n", without_places(&e, &to), e.reason());
+    };
+    let begin = async || {
+        let request = RestoreRequest::new(Target::Url(to.url()), SourceRecord::new(source.info()));
+        source.restore(&cx, &request).await.unwrap()
+    };
+    let meta = |name: &str| {
+        let name = ArtifactName::new(name).unwrap();
+        ArtifactMeta::new(name, Shape::Bytes, "text/plain", Chunking::Content)
+    };
+    let short = Body::Bytes(Box::pin(stream::once(async { Ok("short".into()) })));
+    hear("nothing", begin().await.finish(&cx).await.map(drop));
+    hear("functions", begin().await.put(&cx, &meta("functions"), short).await);
+    let none = Body::Records(Box::new(NoRecords));
+    hear("a text in records", begin().await.put(&cx, &meta("config"), none).await);
+    assert_snapshot!(said, @"
+    nothing: neither keys nor a whole snapshot were put (corrupt)
+    functions: the functions are cut short (corrupt)
+    a text in records: an artifact has an unknown form (artifact=config) (corrupt)
+    ");
+}
+
 /// With the least rights, and with a snapshot that is kept as one piece.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_rights_and_one_piece() {
@@ -275,6 +321,9 @@ async fn the_least_rights_and_one_piece() {
     let (facts, report) = carry(&least, Target::Directory(dir.clone()), |_| ()).await.unwrap();
     assert!(facts.0["server.version"].value.to_string().contains("may not"), "{facts:?}");
     assert!(report.facts.0.is_empty() && !report.notes.is_empty());
+    let live = Server::start(&AT_ONCE).unwrap();
+    let e = carry(&least, Target::Url(live.url()), |_| ()).await.map(drop).unwrap_err();
+    assert_snapshot!(without_places(&e, &live), @"what was kept as one piece can only be put into the files of a server that is stopped: restore it to a directory");
     let server = Server::with_files(Path::new(&dir), &[]).unwrap();
     assert_eq!(state_of(&server), expected);
 }

@@ -76,6 +76,7 @@ async fn a_server_and_its_client_prove_who_they_are() {
         ("half a certificate", &[("ca", "ca.pem"), ("cert", "cert.pem")]),
         ("no PEM", &[("ca", "names")]),
         ("a file that is not there", &[("ca", "none")]),
+        ("another's key", &[("ca", "ca.pem"), ("cert", "cert.pem"), ("key", "ca.key")]),
     ] {
         let e = facts(port, dir.path(), files).await.unwrap_err();
         let text = e
@@ -84,6 +85,14 @@ async fn a_server_and_its_client_prove_who_they_are() {
             .replace(dir.path().to_str().unwrap(), "DIR");
         said += &format!("{what}: {text} ({})\n", e.reason());
     }
+    let config = RedisConfig::new(format!("rediss://no_host!:{port}"));
+    let odd = Redis::new(SourceName::new("cache").unwrap(), config).unwrap();
+    let e = odd.facts(&Context::system().within(Duration::from_secs(30))).await.unwrap_err();
+    said += &format!(
+        "an odd host: {} ({})\n",
+        e.chain().replace(&port.to_string(), "PORT"),
+        e.reason()
+    );
     assert_snapshot!(said, @"
     an unknown authority: TLS with the server is not possible: check `ca`, `cert` and `key`, and that it speaks TLS there (server=127.0.0.1:PORT): invalid peer certificate: UnknownIssuer (invalid-config)
     no certificate: TLS with the server is not possible: check `ca`, `cert` and `key`, and that it speaks TLS there (server=127.0.0.1:PORT): received fatal alert: CertificateRequired (invalid-config)
