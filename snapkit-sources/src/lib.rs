@@ -1,4 +1,4 @@
-//! The sources of snapkit, one feature each: `files`, `redis`, `sqlite` and `stream`, all on by default.
+//! The sources of snapkit, one feature each: `files`, `nats`, `redis`, `sqlite` and `stream`, all on by default.
 //!
 //! With `files` and `sqlite`, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
@@ -6,6 +6,8 @@
 use snapkit_core::registry::Registry;
 #[cfg(feature = "files")]
 pub use snapkit_source_files as files;
+#[cfg(feature = "nats")]
+pub use snapkit_source_nats as nats;
 #[cfg(feature = "redis")]
 pub use snapkit_source_redis as redis;
 #[cfg(feature = "sqlite")]
@@ -15,7 +17,13 @@ pub use snapkit_source_stream as stream;
 
 /// Teach a registry the kinds of all sources that this crate was built with.
 #[cfg_attr(
-    not(any(feature = "files", feature = "redis", feature = "sqlite", feature = "stream")),
+    not(any(
+        feature = "files",
+        feature = "nats",
+        feature = "redis",
+        feature = "sqlite",
+        feature = "stream"
+    )),
     expect(unused_variables, reason = "there is nothing to teach")
 )]
 pub fn register_all(registry: &mut Registry) {
@@ -23,6 +31,8 @@ pub fn register_all(registry: &mut Registry) {
     files::register(registry, Some(databases::reader()));
     #[cfg(all(feature = "files", not(feature = "sqlite")))]
     files::register(registry, None);
+    #[cfg(feature = "nats")]
+    nats::register(registry);
     #[cfg(feature = "redis")]
     redis::register(registry);
     #[cfg(feature = "sqlite")]
@@ -34,12 +44,19 @@ pub fn register_all(registry: &mut Registry) {
 /// Whether sources of a kind have settings that are secret, and so in no snapshot.
 #[must_use]
 pub fn has_secrets(kind: &str) -> bool {
-    cfg!(feature = "redis") && kind == "redis"
+    (cfg!(feature = "redis") && kind == "redis") || (cfg!(feature = "nats") && kind == "nats")
 }
 
 /// Add to settings that come from a snapshot what is secret, from those that were declared.
-#[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "nothing is secret"))]
+#[cfg_attr(
+    not(any(feature = "nats", feature = "redis")),
+    expect(unused_variables, reason = "nothing is secret")
+)]
 pub fn add_secrets(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
+    #[cfg(feature = "nats")]
+    if kind == "nats" {
+        nats::add_secrets(settings, declared);
+    }
     #[cfg(feature = "redis")]
     if kind == "redis" {
         redis::add_secrets(settings, declared);
@@ -76,7 +93,14 @@ mod databases {
     }
 }
 
-#[cfg(all(test, feature = "files", feature = "redis", feature = "sqlite", feature = "stream"))]
+#[cfg(all(
+    test,
+    feature = "files",
+    feature = "nats",
+    feature = "redis",
+    feature = "sqlite",
+    feature = "stream"
+))]
 mod tests {
     use futures_util::TryStreamExt as _;
     use rusqlite::Connection;
@@ -90,7 +114,10 @@ mod tests {
     fn all_kinds_are_known() {
         let mut registry = Registry::new();
         register_all(&mut registry);
-        assert_eq!(registry.kinds().collect::<Vec<_>>(), ["files", "redis", "sqlite", "stream"]);
+        assert_eq!(
+            registry.kinds().collect::<Vec<_>>(),
+            ["files", "nats", "redis", "sqlite", "stream"]
+        );
     }
 
     /// What is committed but not yet in the database file is captured with the files.

@@ -81,3 +81,92 @@ impl Drop for RedisServer {
         drop(self.process.wait());
     }
 }
+
+/// A NATS server with JetStream, on a free port, with a directory of its own.
+#[derive(Debug)]
+pub struct NatsServer {
+    /// Its process.
+    pub process: Child,
+    dir: tempfile::TempDir,
+    url: String,
+}
+
+impl NatsServer {
+    /// The programs of all versions that are there: below the directory that `SNAPKIT_NATS` names, each `VERSION/nats-server`,
+    /// oldest first; or the one that is installed. Panics if there is none and `CI` is set.
+    #[must_use]
+    pub fn programs() -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = match std::env::var_os("SNAPKIT_NATS") {
+            Some(dir) => std::fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path().join("nats-server")))
+                .filter(|program| program.exists())
+                .collect(),
+            None => Vec::new(),
+        };
+        let number = |path: &PathBuf| -> Vec<u32> {
+            let version = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+            version.unwrap_or_default().split('.').filter_map(|part| part.parse().ok()).collect()
+        };
+        found.sort_by_key(number);
+        if found.is_empty() && Command::new("nats-server").arg("--version").output().is_ok() {
+            found.push("nats-server".into());
+        }
+        let is_enough = std::env::var_os("CI").is_none() || found.len() > 1;
+        assert!(is_enough, "servers of several versions must not be missing in CI: {found:?}");
+        found
+    }
+
+    /// Start one with such lines of configuration. Panics if it does not start.
+    #[must_use]
+    pub fn start(program: &Path, settings: &str) -> Self {
+        let Ok(dir) = tempfile::tempdir() else { panic!("there is no scratch directory") };
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let config = format!(
+            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\" }}\n{settings}\n",
+            path(""),
+            path("store"),
+        );
+        let written = std::fs::write(path("nats.conf"), config);
+        assert!(written.is_ok(), "the configuration is not written: {written:?}");
+        let mut command = Command::new(program);
+        command.args(["--config", &path("nats.conf"), "--log", &path("log")]);
+        let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let Ok(mut process) = started else { panic!("{} does not start", program.display()) };
+        let ports = dir.path().join(format!("nats-server_{}.ports", process.id()));
+        let clock = System::new();
+        let url = loop {
+            let text = std::fs::read_to_string(&ports).unwrap_or_default();
+            let at = |text: &str| Some(text.split("nats://").nth(1)?.split('"').next()?.to_owned());
+            if let Some(place) = at(&text) {
+                break format!("nats://{place}");
+            }
+            let is_over = clock.monotonic() > START || !matches!(process.try_wait(), Ok(None));
+            let log = std::fs::read_to_string(path("log")).unwrap_or_default();
+            assert!(!is_over, "{} does not start: {log}", program.display());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Self { process, dir, url }
+    }
+
+    /// A place in its directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}

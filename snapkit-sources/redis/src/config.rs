@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use snapkit_core::registry::wait;
+use snapkit_core::registry::{percent_decode, wait};
 use snapkit_core::secret::{Secret, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
@@ -221,23 +221,6 @@ fn split_port(place: &str) -> Option<(&str, Option<u16>)> {
         }
         _ => Some((place, None)),
     }
-}
-
-/// Text in which `%NN` stands for a byte.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        if *first == b'%' {
-            let digits = std::str::from_utf8(behind.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &behind[2..];
-        } else {
-            bytes.push(*first);
-            rest = behind;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
