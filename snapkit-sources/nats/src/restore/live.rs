@@ -112,15 +112,27 @@ impl Plan {
         let mut summary = Summary::new(Standing::Observed);
         let mut aged = Vec::new();
         for (name, taken) in streams {
-            let mut kept = None;
             if let Some(info) = found.get(&name) {
+                let mut kept = None;
                 if let Some(recovery) = self.recovery.clone() {
                     kept = Some(keep(cx, &self.server, info, recovery, &self.room).await?);
                 }
+                // Whether it is gone or not, when the answer is lost: what was kept brings it back.
+                let is_kept = kept.is_some();
+                done.extend(kept.map(|kept| Done { name: name.clone(), kept: Some(kept) }));
                 self.server.delete(cx, &name).await?;
+                if !is_kept {
+                    done.push(Done { name: name.clone(), kept: None });
+                }
+            } else {
+                done.push(Done { name: name.clone(), kept: None });
             }
-            done.push(Done { name: name.clone(), kept });
-            let info = self.make(cx, &name, &taken, report).await?;
+            let made = self.make(cx, &name, &taken, report).await;
+            if made.as_ref().is_err_and(|e| e.reason() == Reason::TargetNotEmpty) {
+                // Somebody else has made one of this name meanwhile: it is theirs.
+                done.pop();
+            }
+            let info = made?;
             self.wait(cx, &name, &taken).await?;
             if self.read_back {
                 let now = take(cx, &self.server, &name, &self.room, None).await?;

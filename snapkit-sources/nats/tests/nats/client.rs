@@ -191,8 +191,17 @@ pub(crate) async fn carry(
     target: Target,
     ask: impl FnOnce(&mut RestoreRequest),
 ) -> Result<(CaptureReport, RestoreReport)> {
-    let cx = Context::system();
-    let mut capture = from.capture(&cx, None).await?;
+    carry_within(&Context::system(), from, target, ask).await
+}
+
+/// The same, as a part of a run.
+pub(crate) async fn carry_within(
+    cx: &Context,
+    from: &Nats,
+    target: Target,
+    ask: impl FnOnce(&mut RestoreRequest),
+) -> Result<(CaptureReport, RestoreReport)> {
+    let mut capture = from.capture(cx, None).await?;
     let cut = capture.freeze(&cx).await?;
     capture.thaw(&cx).await?;
     let mut record = SourceRecord::new(from.info());
@@ -200,7 +209,7 @@ pub(crate) async fn carry(
     let mut stored = Vec::new();
     // A body is asked for before the next artifact is.
     while let Some(meta) = capture.next(&cx).await? {
-        let body = capture.open(&cx, &meta.name).await?;
+        let body = capture.open(cx, &meta.name).await?;
         let content = ContentRef::Bytes { content: ChunkList::default() };
         record.artifacts.push(ArtifactRecord::new(meta.clone(), content));
         stored.push((meta, body));
@@ -209,9 +218,9 @@ pub(crate) async fn carry(
     record.facts = report.facts.clone();
     let mut request = RestoreRequest::new(target, record);
     ask(&mut request);
-    let mut restore = from.restore(&cx, &request).await?;
+    let mut restore = from.restore(cx, &request).await?;
     for (meta, body) in stored {
-        if let Err(e) = restore.put(&cx, &meta, body).await {
+        if let Err(e) = restore.put(cx, &meta, body).await {
             restore.abort(&cx).await?;
             return Err(e);
         }

@@ -12,7 +12,7 @@ use snapkit_core::source::{RestoreRequest, Source as _, Target};
 use snapkit_source_nats::NatsConfig;
 use snapkit_testkit::server::NatsServer;
 
-use crate::client::{Client, carry, nats, proven, source, without_places};
+use crate::client::{Client, carry, carry_within, nats, proven, source, without_places};
 
 /// The newest server, or none.
 fn newest() -> Option<NatsServer> {
@@ -108,6 +108,55 @@ async fn what_was_there_comes_back() {
     }
     let names = there.must("STREAM.NAMES", json!({})).await;
     assert_eq!(names["streams"], json!(["A", "C"]));
+}
+
+/// So it does when a restore is cancelled while the server is being given a stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_comes_back_after_a_cancelled_restore() {
+    for (from, to) in [(newest(), newest()), (with_files(), with_files())] {
+        let (Some(from), Some(to)) = (from, to) else { return };
+        let (here, there) = (Client::of(&from).await, Client::of(&to).await);
+        for name in ["A", "B"] {
+            here.stream(name, json!({})).await;
+            for n in 0..300_u32 {
+                let body: Vec<u8> = (0..25_000_u32)
+                    .flat_map(|i| (i * n).wrapping_mul(2_654_435_761).to_le_bytes())
+                    .collect();
+                here.publish(&format!("{}.x", name.to_lowercase()), &body).await;
+            }
+        }
+        there.stream("A", json!({})).await;
+        there.publish("a.x", b"the old one").await;
+        let cx = Context::system();
+        let recovery = tempfile::tempdir().unwrap();
+        let watched = cx.clone();
+        let place = recovery.path().join("A/backup.json");
+        // When the old stream is kept, the new one is about to be made.
+        let watching = tokio::spawn(async move {
+            while !place.exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            watched.cancel();
+        });
+        let e = carry_within(&cx, &source(&from), Target::Url(to.url()), |request| {
+            request.overwrite = true;
+            request.recovery = Some(recovery.path().to_owned());
+        })
+        .await
+        .map(drop)
+        .unwrap_err();
+        watching.await.unwrap();
+        let said = without_places(&e, &[&from, &to]);
+        assert!(e.is_cancelled() && said.contains("target=as it was"), "{said}");
+        // And stays, when the server has given up on what it was being given.
+        for wait in [0, 8] {
+            std::thread::sleep(Duration::from_secs(wait));
+            let names = there.must("STREAM.NAMES", json!({})).await;
+            assert_eq!(names["streams"], json!(["A"]), "{said}");
+            assert_eq!(there.state("A").await["messages"], 1, "{said}");
+        }
+    }
 }
 
 /// What a server would refuse at the end, or take and lose, is refused before.
