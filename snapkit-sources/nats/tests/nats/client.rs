@@ -202,30 +202,30 @@ pub(crate) async fn carry_within(
     ask: impl FnOnce(&mut RestoreRequest),
 ) -> Result<(CaptureReport, RestoreReport)> {
     let mut capture = from.capture(cx, None).await?;
-    let cut = capture.freeze(&cx).await?;
-    capture.thaw(&cx).await?;
+    let cut = capture.freeze(cx).await?;
+    capture.thaw(cx).await?;
     let mut record = SourceRecord::new(from.info());
     record.cut = Some(cut);
     let mut stored = Vec::new();
     // A body is asked for before the next artifact is.
-    while let Some(meta) = capture.next(&cx).await? {
+    while let Some(meta) = capture.next(cx).await? {
         let body = capture.open(cx, &meta.name).await?;
         let content = ContentRef::Bytes { content: ChunkList::default() };
         record.artifacts.push(ArtifactRecord::new(meta.clone(), content));
         stored.push((meta, body));
     }
-    let report = capture.finish(&cx).await?;
+    let report = capture.finish(cx).await?;
     record.facts = report.facts.clone();
     let mut request = RestoreRequest::new(target, record);
     ask(&mut request);
     let mut restore = from.restore(cx, &request).await?;
     for (meta, body) in stored {
         if let Err(e) = restore.put(cx, &meta, body).await {
-            restore.abort(&cx).await?;
+            restore.abort(cx).await?;
             return Err(e);
         }
     }
-    Ok((report, restore.finish(&cx).await?))
+    Ok((report, restore.finish(cx).await?))
 }
 
 pub(crate) fn proven(facts: &Facts, report: &RestoreReport) {
