@@ -382,9 +382,10 @@ fn of_a_part_of_a_tree() {
     assert_snapshot!(told("restore -q latest:files --include sub --overwrite", &[
         Fault("renameat2", "b.bin", "EIO"),
         Fault("openat", "undo.sh", "EIO"),
+        Fault("mkdirat", "anything", "EIO"),
         Fault("unlinkat", "anything", "EIO"),
         Fault("openat", "/home/.local/state/snapkit/recovery/before-ID/files", "EIO"),
-    ]), @r#"
+    ]), @"
     === renameat2 of b.bin: EIO
     --- stdout
     to bring back what files held before:
@@ -394,6 +395,10 @@ fn of_a_part_of_a_tree() {
     --- stderr
     error: cannot make the script that undoes (source=files)
       caused by: Input/output error (os error 5)
+    --- exit 1
+    === mkdirat of anything: EIO
+    --- stderr
+    error: cannot make a directory to restore in (path=/DIR/work, target=/): Input/output error (os error 5) (artifact=tree, source=files)
     --- exit 1
     === unlinkat of anything: EIO
     --- stdout
@@ -408,7 +413,7 @@ fn of_a_part_of_a_tree() {
     error: cannot open the recovery directory (path=/DIR/home/.local/state/snapkit/recovery/before-[HEX]/files, source=files)
       caused by: Input/output error (os error 5)
     --- exit 1
-    "#);
+    ");
 }
 
 /// What is kept for a stack file.
@@ -563,6 +568,7 @@ fn of_a_database() {
         Fault("openat", "/work/out/shop/shop.db", "EIO"),
         Fault("rename+renameat+renameat2+link+linkat", "anything", "EIO+EIO+EIO+EIO+EIO"),
         Fault("statfs", "/work/out/shop", "EIO"),
+        Fault("chmod+fchmodat", "anything", "EIO+EIO"),
     ]), @"
     === fsync of /work/out/shop: EIO
     --- stderr
@@ -605,6 +611,11 @@ fn of_a_database() {
     error: cannot examine the file system: /DIR/work/out/shop (source=shop)
       caused by: Input/output error (os error 5)
     --- exit 1
+    === chmod+fchmodat of anything: EIO+EIO
+    --- stdout
+    shop (sqlite): match, 8 facts hold, 8.0 KiB to /DIR/work/out/shop
+      problem: the permissions could not be set: Input/output error (os error 5)
+    --- exit 0
     ");
     assert_snapshot!(told("restore -q latest:shop --overwrite", &[
         Fault("access", "/work", "EACCES"),
@@ -726,6 +737,7 @@ fn of_local_state() {
         Fault("read", "/home/.local/state/snapkit/locations/*", "EIO"),
         Fault("read", "/home/.config/snapkit/*", "EIO"),
         Fault("openat", "/home/.local/state/snapkit/history", "EIO"),
+        Fault("flock", "anything", "EIO"),
     ]), @"
     === getdents64 of /home/.cache/snapkit/*/index: EIO
     --- stderr
@@ -752,6 +764,10 @@ fn of_local_state() {
       caused by: Input/output error (os error 5)
     --- exit 1
     === openat of /home/.local/state/snapkit/history: EIO
+    --- exit 0
+    === flock of anything: EIO
+    --- stderr
+    warning: another run of this stack is not noticed: cannot lock /DIR/home/.local/state/snapkit/running/[HEX]: Input/output error (os error 5)
     --- exit 0
     ");
     assert_snapshot!(told("list -q", &[

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use insta::assert_snapshot;
-use snapkit_core::context::Context;
+use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::credential::{Credential, Unlock};
 use snapkit_core::engine::Repository;
-use snapkit_core::id::from_hex;
+use snapkit_core::id::{SnapshotId, from_hex};
 use snapkit_core::ledger::StoredManifest;
-use snapkit_core::manifest::{End, Manifest as _, Outcome};
+use snapkit_core::manifest::{End, LineState, Manifest as _, Outcome, Session};
 use snapkit_core::secret::Secret;
 use snapkit_core::sign::Role;
 
@@ -190,5 +190,52 @@ async fn a_snapshot_that_had_been_ended() {
     --- stderr
     2 problems found
     --- exit 4
+    ");
+}
+
+/// Somebody's clock is ahead of ours.
+#[tokio::test]
+async fn a_snapshot_of_the_future() {
+    let env = TestEnv::with_snapshot();
+    let Inside { cx, manifest, .. } = inside(&env).await;
+    let line = only(&env.path("repo/snapshots"));
+    let id = line.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let LineState::Snapshot(mut snapshot) = manifest.get(&cx, &id).await.unwrap().state else {
+        panic!()
+    };
+    snapshot.started = Timestamp::parse("2199-01-01T00:00:00Z").unwrap();
+    snapshot.id = SnapshotId::new(snapshot.started, [7; 8]).unwrap();
+    let session =
+        Session { id: snapshot.id.clone(), started: snapshot.started, host: snapshot.host.clone() };
+    manifest.begin(&cx, &session).await.unwrap();
+    let committed = manifest.end(&cx, &snapshot.id, End::Commit(&snapshot)).await;
+    assert_eq!(committed.unwrap(), Outcome::Won);
+    assert_snapshot!(said(&env, &["doctor --no-sources", "create data"]), @"
+    $ snapkit doctor --no-sources
+    --- stdout
+    ok       local state: [DIR]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: [DIR]/home/.cache/snapkit, [SIZE] are free
+    ok       repository: [DIR]/repo, [SIZE] are free
+    ok       repository: [HEX] at [DIR]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 2 snapshots
+    problem  clock: the newest snapshot is of [TIME], which is yet to come: is a clock wrong?
+    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
+    ok       last create: [TIME], complete
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    1 problem found
+    --- exit 4
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 10 B in [DURATION]
+      files (files): 1 artifact, 8 entries, 10 B
+      read [SIZES]
+    --- exit 0
     ");
 }

@@ -20,7 +20,7 @@ use crate::engine::store::StoreStats;
 use crate::engine::stream::{Captured, Run};
 use crate::engine::write::{Writer, WriterSetup};
 use crate::error::{Error, IoContext as _, Reason, Result};
-use crate::id::SnapshotId;
+use crate::id::{PackId, SnapshotId};
 use crate::manifest::{
     CaptureStats, CaptureVerdict, ContentRef, End, LineState, Manifest, Outcome, Session, Snapshot,
 };
@@ -32,6 +32,9 @@ const HEARTBEAT: Duration = Duration::from_secs(600);
 
 /// How long a run that was cancelled may take to say that it ended: somebody is waiting.
 const HURRIED: Duration = Duration::from_millis(1500);
+
+/// Packs that are named one by one.
+const PACKS_SAID: usize = 10;
 
 /// A session that was announced and has not ended. If it is dropped, it is ended all the same. Best
 /// effort: a session without an end is fenced by the next collection.
@@ -177,19 +180,9 @@ impl Repository {
         let (listed, lost) = (index.packs(), index.lost_packs());
         let mut damaged = self.local.damaged_packs(cx).await?;
         damaged.retain(|id| listed.contains_key(id) && !lost.contains(id));
-        for id in damaged {
-            index.distrust(id);
-            let key = pack_key(id)?;
-            warnings.push(format!(
-                "pack {key} was found damaged by a verify: what this run needs of it is stored again"
-            ));
-        }
-        for id in lost {
-            let key = pack_key(id)?;
-            warnings.push(format!(
-                "pack {key} is gone or cut short: what this run needs of it is stored again"
-            ));
-        }
+        damaged.iter().for_each(|id| index.distrust(*id));
+        warn_of(&mut warnings, damaged, "was found damaged by a verify")?;
+        warn_of(&mut warnings, lost, "is gone or cut short")?;
         let store = BasisStore::new(&self.basis, &stack.name, &stack.host);
         let (bases, previous) = self.bases(cx, &store, stack, &mut warnings).await?;
         let records: Vec<_> = bases.iter().map(|b| b.as_ref().map(|b| b.record.clone())).collect();
@@ -447,6 +440,24 @@ impl Repository {
             ));
         }
     }
+}
+
+/// Say of packs that they are no good, of the first few by name.
+fn warn_of(
+    warnings: &mut Vec<String>,
+    packs: impl IntoIterator<Item = PackId>,
+    state: &str,
+) -> Result<()> {
+    let mut packs = packs.into_iter();
+    for id in packs.by_ref().take(PACKS_SAID) {
+        let key = pack_key(id)?;
+        warnings.push(format!("pack {key} {state}: what this run needs of it is stored again"));
+    }
+    match packs.count() {
+        0 => {}
+        more => warnings.push(format!("the same is true of {more} more packs")),
+    }
+    Ok(())
 }
 
 async fn scratch_dir(cx: &Context) -> Result<tempfile::TempDir> {

@@ -265,6 +265,32 @@ async fn of_ledgers() {
     ");
 }
 
+/// More than a line of the ledger may say.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_documents_that_are_too_long() {
+    let source = ScriptedSource::new("app").with(ScriptedArtifact::bytes("data", "x"));
+    let lab = Lab::new([source]).await;
+    let made = lab.create().await.unwrap().snapshot;
+    let repository = lab.open().await.unwrap();
+    let manifest = repository.manifest();
+    let mut all = String::new();
+    for settings in [serde_json::json!(vec![0; 1 << 20]), "x".repeat(16 << 20).into()] {
+        let mut snapshot = made.clone();
+        snapshot.id = SnapshotId::new(made.started, [7; 8]).unwrap();
+        snapshot.sources[0].settings = settings;
+        let session =
+            Session { id: snapshot.id.clone(), started: snapshot.started, host: "host".to_owned() };
+        drop(manifest.begin(&lab.cx, &session).await);
+        all += &line(manifest.end(&lab.cx, &snapshot.id, End::Commit(&snapshot)).await);
+    }
+    all += &line(manifest.forget(&lab.cx, &made.id, &"x".repeat(64 << 10)).await);
+    assert_snapshot!(without_numbers(&all), @"
+    the snapshot's document has more than N values (limit-exceeded, exit N)
+    the snapshot's document has N bytes, the limit is N (limit-exceeded, exit N)
+    what a marker says has N bytes, the limit is N (limit-exceeded, exit N)
+    ");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_opening() {
     let lab =

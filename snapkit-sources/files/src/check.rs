@@ -246,10 +246,17 @@ async fn read(cx: &Context, tree: &dyn TreeReader, entry: &TreeEntry) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use insta::assert_snapshot;
     use snapkit_core::tree::Extent;
 
     fn path(s: &str) -> EntryPath {
         EntryPath::new(s).unwrap()
+    }
+
+    /// What is said of each, or that nothing is.
+    fn said(results: impl IntoIterator<Item = Result<()>>) -> String {
+        let words = |result: Result<()>| result.map_or_else(|e| e.chain(), |()| "fine".to_owned());
+        results.into_iter().map(words).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -263,32 +270,83 @@ mod tests {
             order.next(&path(p)).unwrap();
             order.is(&TreeEntry::new(path(p), kind));
         }
-        assert!(order.next(&path("a/c/passwd")).is_err());
-        assert!(order.next(&path("a/c")).is_err());
-        assert!(order.next(&path("a/b")).is_err());
-        order.next(&path("b/c")).unwrap();
+        let next = ["a/c/passwd", "a/c", "a/b", "b/c"].map(|p| order.next(&path(p)));
+        assert_snapshot!(said(next), @"
+        an entry lies in something that is not a directory (entry=a/c/passwd)
+        an entry is out of order, or there twice (entry=a/c)
+        an entry is out of order, or there twice (entry=a/b)
+        fine
+        ");
     }
 
     #[test]
     fn impossible_entries() {
         let file = |size, extents: &[(u64, u64)]| {
             let extents = extents.iter().map(|(offset, len)| Extent { offset: *offset, len: *len });
-            TreeEntry::new(path("f"), EntryKind::File { size, extents: Some(extents.collect()) })
+            EntryKind::File { size, extents: Some(extents.collect()) }
         };
-        impossible(&file(10, &[])).unwrap();
-        impossible(&file(10, &[(0, 2), (2, 2), (8, 2)])).unwrap();
-        for bad in [&[(0, 4), (3, 2)][..], &[(0, 0)], &[(8, 3)], &[(u64::MAX, 2)]] {
-            assert_eq!(
-                impossible(&file(10, bad)).unwrap_err().reason(),
-                Reason::Corrupt,
-                "{bad:?}"
-            );
-        }
         let link = |target: &str| EntryKind::HardLink { target: path(target) };
-        assert!(impossible(&TreeEntry::new(path("f"), link("e"))).is_ok());
-        assert!(impossible(&TreeEntry::new(path("f"), link("f"))).is_err());
-        assert!(impossible(&TreeEntry::new(path("f"), link("g"))).is_err());
-        let target = b"a\0b".to_vec();
-        assert!(impossible(&TreeEntry::new(path("f"), EntryKind::Symlink { target })).is_err());
+        let symlink = |target: &[u8]| EntryKind::Symlink { target: target.to_vec() };
+        let many: Vec<_> = (0..=EntryKind::MAX_EXTENTS as u64).map(|n| (2 * n, 1)).collect();
+        let kinds = [
+            file(10, &[]),
+            file(10, &[(0, 2), (2, 2), (8, 2)]),
+            file(10, &[(0, 4), (3, 2)]),
+            file(10, &[(0, 0)]),
+            file(10, &[(8, 3)]),
+            file(10, &[(u64::MAX, 2)]),
+            file(u64::MAX, &[]),
+            file(1 << 40, &many),
+            link("e"),
+            link("f"),
+            link("g"),
+            symlink(b"a"),
+            symlink(b"a\0b"),
+            symlink(b""),
+            symlink(&[b'x'; 4097]),
+        ];
+        let entries = kinds.map(|kind| TreeEntry::new(path("f"), kind));
+        let odd = |change: fn(&mut TreeEntry)| {
+            let mut entry = TreeEntry::new(path("f"), EntryKind::Fifo);
+            change(&mut entry);
+            entry
+        };
+        let attributes = [
+            odd(|e| e.mode = 0o10_000),
+            odd(|e| e.xattrs = vec![(b"user.a\0b".to_vec(), Vec::new())]),
+            odd(|e| e.xattrs = vec![(b"user.a".to_vec(), vec![0; TreeEntry::MAX_XATTRS])]),
+        ];
+        let all = entries.iter().chain(&attributes).map(impossible);
+        assert_snapshot!(said(all), @"
+        fine
+        fine
+        the stretches of a sparse file overlap or are empty (entry=f)
+        the stretches of a sparse file overlap or are empty (entry=f)
+        a stretch of a sparse file lies behind its end (entry=f)
+        a stretch of a sparse file lies behind its end (entry=f)
+        a file is larger than a file can be (entry=f)
+        a sparse file has too many stretches (entry=f)
+        fine
+        a hard link names something that is not earlier (entry=f)
+        a hard link names something that is not earlier (entry=f)
+        fine
+        a symbolic link has an impossible target (entry=f)
+        a symbolic link has an impossible target (entry=f)
+        a symbolic link has an impossible target (entry=f)
+        a mode has more than twelve bits (entry=f)
+        extended attributes are too large or have impossible names (entry=f)
+        extended attributes are too large or have impossible names (entry=f)
+        ");
+    }
+
+    #[test]
+    fn findings_without_end() {
+        let mut found = Found::default();
+        for _ in 0..LISTED + 5 {
+            found.add(&path("f"), &Error::corrupt("it is damaged"));
+        }
+        let findings = found.finish().0;
+        assert_eq!(findings.len(), LISTED + 1);
+        assert_snapshot!(format!("{:?}", findings.last().unwrap()), @r#"Finding { place: "", what: "5 more findings are not listed" }"#);
     }
 }

@@ -99,5 +99,7 @@ async fn a_server_and_its_client_prove_who_they_are() {
     half a certificate: `cert` and `key` belong together (source=cache) (invalid-config)
     no PEM: there is no certificate in the file (path=DIR/names) (invalid-config)
     a file that is not there: a file of certificates or keys cannot be used: it must be PEM (path=DIR/none): I/O error: No such file or directory (os error 2) (invalid-config)
+    another's key: TLS cannot be used like this: keys may not be consistent: KeyMismatch (invalid-config)
+    an odd host: `url`: a certificate cannot be of such a host (host=no_host!): invalid dns name (invalid-config)
     ");
 }

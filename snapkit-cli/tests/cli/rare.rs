@@ -1,0 +1,422 @@
+//! What is rarely said: of packs that are gone and stored again, of what is no key, of clocks, and of values in the
+//! stack file that nobody writes on purpose.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use insta::assert_snapshot;
+use rusqlite::Connection;
+
+use crate::support::{TestEnv, said};
+
+fn packs(env: &TestEnv) -> Vec<PathBuf> {
+    env.files("repo/packs", "")
+}
+
+/// Every byte that follows from a random key differs from run to run, and so do lengths.
+fn lengths() -> insta::internals::SettingsBindDropGuard {
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"\d+ bytes", "[N] bytes");
+    settings.add_filter(r"instead of \d+", "instead of [N]");
+    settings.bind_to_scope()
+}
+
+/// More packs than are named one by one.
+fn many_packs() -> TestEnv {
+    let env = TestEnv::with_repository();
+    for round in 0..7 {
+        env.write(&format!("work/data/{round}/file"), format!("content {round}\n").repeat(1000));
+        let made = env.run(["create", "-q", "data"]);
+        assert!(made.is_success(), "{made}");
+    }
+    env
+}
+
+#[test]
+fn packs_that_are_gone() {
+    let env = many_packs();
+    let gone = packs(&env);
+    assert_eq!(gone.len(), 14);
+    for pack in &gone {
+        fs::remove_file(pack).unwrap();
+    }
+    assert_snapshot!(said(&env, &["doctor --no-sources", "create data", "verify --read-data"]), @"
+    $ snapkit doctor --no-sources
+    --- stdout
+    ok       local state: [DIR]/home/.local/state/snapkit, [SIZE] are free
+    ok       cache: [DIR]/home/.cache/snapkit, [SIZE] are free
+    ok       repository: [DIR]/repo, [SIZE] are free
+    ok       repository: [HEX] at [DIR]/repo
+    ok       create-only puts: honoured by the store, which `init` has tried
+    ok       credential: full: it can add and read
+    ok       ledger: 7 snapshots
+    ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  stored data: and 4 more packs are gone
+    ok       last create: [TIME], complete
+    ok       last restore: none is remembered here
+    ok       last verify: none is remembered here
+    --- stderr
+    11 problems found
+    --- exit 4
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 68.4 KiB in [DURATION]
+      files (files): 1 artifact, 18 entries, 68.4 KiB
+      read [SIZES]
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: pack packs/[XX]/[HEX] is gone or cut short: what this run needs of it is stored again
+    warning: the same is true of 4 more packs
+    --- exit 0
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    examined 8 snapshots, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    6 damaged objects found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    ");
+}
+
+/// What the index lists and nobody needs any more.
+#[test]
+fn a_pack_that_nothing_needs_is_gone() {
+    let env = TestEnv::with_snapshot();
+    let before = packs(&env);
+    for pack in &before {
+        fs::remove_file(pack).unwrap();
+    }
+    assert!(env.run(["create", "-q", "data"]).is_success());
+    assert_snapshot!(said(&env, &["verify", "verify latest"]), @"
+    $ snapkit verify
+    --- stderr
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing is missing by it
+    examined 2 snapshots, [N] chunks; [SIZE] read in [DURATION]
+    no damage; contents were not read, `--read-data` does that
+    --- exit 0
+    $ snapkit verify latest
+    --- stderr
+    note: pack packs/[XX]/[HEX] is gone, and nothing of what was examined is missing by it
+    note: pack packs/[XX]/[HEX] is gone, and nothing of what was examined is missing by it
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
+    no damage; contents were not read, `--read-data` does that
+    --- exit 0
+    ");
+}
+
+#[test]
+fn packs_and_an_index_of_an_interrupted_run() {
+    let env = TestEnv::with_snapshot();
+    let data = packs(&env).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    for segment in env.files("repo/index", "") {
+        fs::remove_file(segment).unwrap();
+    }
+    fs::remove_file(data.unwrap()).unwrap();
+    fs::remove_dir_all(env.path("home/.cache")).unwrap();
+    assert_snapshot!(said(&env, &["verify"]), @"
+    $ snapkit verify
+    --- stdout
+    damaged: index: no index segment and no pack knows it
+      lost: [SNAPSHOT]:files/tree
+    --- stderr
+    note: 1 pack is in no index: of an interrupted run, or its segment is damaged or gone
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
+    1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    ");
+}
+
+/// Longer than anything that is written.
+#[test]
+fn objects_that_are_too_long() {
+    let env = TestEnv::with_snapshot();
+    let _lengths = lengths();
+    let grow =
+        |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(1 << 30).unwrap();
+    packs(&env).iter().for_each(|pack| grow(pack));
+    assert_snapshot!(said(&env, &["verify --read-data"]), @"
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    2 damaged objects found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    ");
+    env.files("repo/snapshots", "").iter().for_each(|line| grow(line));
+    env.files("repo/index", "").iter().for_each(|segment| grow(segment));
+    env.write("repo/keys/0123456789abcdef.age", "no key");
+    fs::remove_dir_all(env.path("home/.cache")).unwrap();
+    assert_snapshot!(said(&env, &["verify", "create data"]), @"
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: it is too long: [N] bytes, at most [HEX] are allowed
+    damaged: keys/[HEX].age: it is no age file
+      lost: whoever opens the repository with it
+    damaged: packs/[XX]/[HEX]: a pack's footer is malformed: its last bytes are not a pack's
+    damaged: packs/[XX]/[HEX]: a pack's footer is malformed: its last bytes are not a pack's
+    damaged: snapshots/[SNAPSHOT]: it is too long: [N] bytes, at most [HEX] are allowed
+      lost: [SNAPSHOT]
+    --- stderr
+    examined 0 snapshots, 0 chunks; [SIZE] read in [DURATION]
+    5 damaged objects found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    complete: 10 B in [DURATION]
+      files (files): 1 artifact, 8 entries, 10 B
+      read [SIZES]
+    warning: index segment index/[HEX] is damaged and was left out: it is too long: [N] bytes, at most [HEX] are allowed (key=index/[HEX])
+    warning: pack packs/[XX]/[HEX] belongs to no index and is damaged: a pack's footer is malformed: its last bytes are not a pack's
+    warning: pack packs/[XX]/[HEX] belongs to no index and is damaged: a pack's footer is malformed: its last bytes are not a pack's
+    --- exit 0
+    ");
+}
+
+#[test]
+fn another_name_of_a_file_that_is_damaged() {
+    let env = TestEnv::with_large_file();
+    fs::hard_link(env.path("work/data/sub/b.bin"), env.path("work/data/sub/c.bin")).unwrap();
+    assert!(env.run(["create", "-q", "data"]).is_success());
+    let largest = packs(&env).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    fs::remove_file(largest.unwrap()).unwrap();
+    assert_snapshot!(said(&env, &["restore latest --target out --allow-damage"]), @"
+    $ snapkit restore latest --target out --allow-damage
+    --- stdout
+    files (files): differs, 0 facts hold, 6 B to [DIR]/work/out/files
+      differs: tree.attributes was [HEX], is [HEX]
+      differs: tree.bytes was 800006, is 6
+      differs: tree.entries was 6, is 4
+      differs: tree.files was 2, is 1
+      differs: tree.owners was [HEX], is [HEX]
+      differs: tree.structure was [HEX], is [HEX]
+      damaged, left out: [DIR-IN-TREE]/work/data/sub/b.bin: a pack is gone (object=packs/[XX]/[HEX])
+      damaged, left out: [DIR-IN-TREE]/work/data/sub/c.bin: the file that this is another name of is damaged (file=[DIR-IN-TREE]/work/data/sub/b.bin)
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    differs in [DURATION]
+    --- exit 4
+    ");
+}
+
+/// A run goes on where another one of this machine left off; both that and what is remembered of it can be in the way.
+#[test]
+fn local_state_that_cannot_be_used() {
+    let env = TestEnv::with_snapshot();
+    let state = env.path("home/.local/state/snapkit");
+    let lock = fs::read_dir(state.join("running")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let runs = state.join("runs");
+    fs::remove_dir_all(&runs).unwrap();
+    fs::write(&runs, "").unwrap();
+    assert_snapshot!(said(&env, &["create data"]), @"
+    $ snapkit create data
+    --- stdout
+    [SNAPSHOT]
+    --- stderr
+    warning: another run of this stack is not noticed: cannot lock [DIR]/home/.local/state/snapkit/running/[HEX]: it is no file
+    complete: 10 B in [DURATION]
+      files (files): 1 artifact, 8 entries, 10 B
+      read [SIZES]
+    --- exit 0
+    ");
+}
+
+#[test]
+fn a_secret_in_the_place_of_its_file() {
+    let mut env = TestEnv::with_snapshot();
+    let secret = env.files("home/.config/snapkit", ".key").remove(0);
+    let secret = fs::read_to_string(secret).unwrap();
+    let secret = secret.lines().find(|line| line.starts_with("AGE-")).unwrap();
+    env.set("SNAPKIT_KEY_FILE", secret);
+    let first = said(&env, &["list"]);
+    env.unset("SNAPKIT_KEY_FILE");
+    env.set("SNAPKIT_PASSPHRASE_FILE", "hunter2\nhunter2");
+    let second = said(&env, &["list"]);
+    env.unset("SNAPKIT_PASSPHRASE_FILE");
+    env.set("SNAPKIT_LOG", "=[");
+    let third = said(&env, &["list"]);
+    assert_snapshot!(format!("{first}{second}{third}"), @r#"
+    $ snapkit list
+    --- stderr
+    error: what was given is no key file, but looks like the secret itself: name a file
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    $ snapkit list
+    --- stderr
+    error: what was given is no passphrase file, but looks like the secret itself: name a file
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    $ snapkit list
+    --- stderr
+    error: SNAPKIT_LOG says "=["
+      caused by: invalid filter directive
+    --- exit 2
+    "#);
+}
+
+#[test]
+fn values_that_nobody_writes_on_purpose() {
+    let mut env = TestEnv::new();
+    env.unset("SNAPKIT_REPO");
+    let mut all = String::new();
+    for text in [
+        "[sources.a]\nkind = 'files'\npaths = ['x']\n[repo]\nurl = 5\n",
+        "[repo]\nurl = '../repo'\nkey = 5\n",
+        "repo = 5\n",
+        "[sources]\na = 5\n",
+        "[sources.a]\nkind = 5\n",
+        "[sources.a]\npaths = ['x']\n",
+        "[sources.a]\nkind = 'files'\npaths = [nan]\n",
+        "other = 5\n",
+        "[repo]\nurl = '../repo'\nother = 5\n",
+        "[sources.a]\nkind = 'sqlite'\npath = 'x'\nbusy_timeout = '2d'\n",
+    ] {
+        env.write("work/snapkit.toml", text);
+        all += &format!("{text}{}", said(&env, &["config check"]));
+    }
+    assert_snapshot!(all, @r#"
+    [sources.a]
+    kind = 'files'
+    paths = ['x']
+    [repo]
+    url = 5
+    $ snapkit config check
+    --- stdout
+    [DIR]/work/snapkit.toml: stack work, 1 source, 0 sets, 0 hooks, 0 probes
+    --- stderr
+    warning: no repository is named: `[repo] url`, --repo or SNAPKIT_REPO does that
+    --- exit 0
+    [repo]
+    url = '../repo'
+    key = 5
+    $ snapkit config check
+    --- stderr
+    error: a key does not stand in the stack file: write `key = { file = "…" }` (file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+    repo = 5
+    $ snapkit config check
+    --- stderr
+    error: `repo` must be a table `[repo]` (file=[DIR]/work/snapkit.toml:1)
+    --- exit 2
+    [sources]
+    a = 5
+    $ snapkit config check
+    --- stderr
+    error: the source `a` must be a table `[sources.a]` (file=[DIR]/work/snapkit.toml:2)
+    --- exit 2
+    [sources.a]
+    kind = 5
+    $ snapkit config check
+    --- stderr
+    error: `kind` must be text (file=[DIR]/work/snapkit.toml:2)
+    --- exit 2
+    [sources.a]
+    paths = ['x']
+    $ snapkit config check
+    --- stderr
+    error: the source `a` has no `kind` (file=[DIR]/work/snapkit.toml:1)
+    --- exit 2
+    [sources.a]
+    kind = 'files'
+    paths = [nan]
+    $ snapkit config check
+    --- stderr
+    error: nan is not a number here (file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+    other = 5
+    $ snapkit config check
+    --- stderr
+    error: unknown key `other`; known are: name, repo, sources, sets, consistency, hook, probe (file=[DIR]/work/snapkit.toml:1)
+    --- exit 2
+    [repo]
+    url = '../repo'
+    other = 5
+    $ snapkit config check
+    --- stderr
+    error: unknown key `other`; known are: url, key (file=[DIR]/work/snapkit.toml:3)
+    --- exit 2
+    [sources.a]
+    kind = 'sqlite'
+    path = 'x'
+    busy_timeout = '2d'
+    $ snapkit config check
+    --- stderr
+    error: `busy_timeout`: must be seconds, or text such as "10s", at most a day (source=a, file=[DIR]/work/snapkit.toml:4)
+    --- exit 2
+    "#);
+}
+
+/// Of tables that were not counted, and whose content cannot be.
+#[test]
+fn a_database_of_many_tables() {
+    let env = TestEnv::with_repository();
+    let db = Connection::open(env.path("work/many.db")).unwrap();
+    let tables: String = (0..257).map(|n| format!("CREATE TABLE t{n:03} (x);")).collect();
+    db.execute_batch(&tables).unwrap();
+    drop(db);
+    assert!(env.run(["create", "-q", "many.db"]).is_success());
+    let shown = env.run(["show", "latest"]).text();
+    let last: String = shown.lines().filter(|l| l.contains("t255") || l.contains("t256")).collect();
+    assert_snapshot!(last, @"  fact rows.t255 = 0  fact rows.t256 = only 256 tables are counted (unknown)");
+}
+
+#[test]
+fn a_directory_is_no_database() {
+    let env = TestEnv::with_repository();
+    fs::create_dir(env.path("work/dir.db")).unwrap();
+    env.write("work/snapkit.toml", "[sources.a]\nkind = 'sqlite'\npath = 'dir.db'\n");
+    assert_snapshot!(said(&env, &["create"]), @"
+    $ snapkit create
+    --- stderr
+    error: not a SQLite database: it is not a file (path=[DIR]/work/dir.db, source=a)
+    --- exit 2
+    ");
+}
