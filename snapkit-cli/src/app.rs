@@ -56,7 +56,7 @@ impl App {
         Ok(Self { cx, common, env, output, places, stack, meter, run: Mutex::default() })
     }
 
-    /// The kinds of source that this program knows. What a snapshot does not hold, because it is secret, they take
+    /// The kinds of source that this program knows. What a snapshot does not hold, because it is secret or a program, they take
     /// from the stack file, if it has a source of the same name and kind.
     pub(crate) fn registry(&self) -> Registry {
         let mut known = Registry::new();
@@ -68,10 +68,10 @@ impl App {
             let (known, file, env) = (Arc::clone(&known), Arc::clone(&file), Arc::clone(&self.env));
             let kind = kind.to_owned();
             registry.register(&kind.clone(), move |name, mut settings| {
-                if snapkit_sources::has_secrets(&kind)
+                if snapkit_sources::holds_back(&kind)
                     && let Some(declared) = file.declared(&env, &name, &kind)?
                 {
-                    snapkit_sources::add_secrets(&kind, &mut settings, &declared);
+                    snapkit_sources::add_held_back(&kind, &mut settings, &declared);
                 }
                 known.build(&kind, name, settings)
             });

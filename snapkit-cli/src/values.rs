@@ -100,8 +100,15 @@ impl Values<'_> {
             // Somebody may have written it here all the same.
             let is_secret = value.get_ref().as_str().is_some()
                 && ["password", "passphrase", "secret", "token"].iter().any(|w| key.contains(w));
+            let hidden = || Value::from("(hidden)");
             let shown = match self.describe(value) {
-                _ if is_secret => Value::from("(hidden)"),
+                _ if is_secret => hidden(),
+                // Programs are told secrets by variables of any name.
+                Value::Object(mut inner) if key == "variables" => {
+                    let texts = inner.values_mut().filter(|value| !value.is_object());
+                    texts.for_each(|text| *text = hidden());
+                    Value::Object(inner)
+                }
                 Value::String(text) => Value::from(without_query(text)),
                 shown => shown,
             };

@@ -114,10 +114,12 @@ reasons! {
     Unavailable: "unavailable", Unavailable, exit 75, "UnavailableError", "";
     /// Something is held by another program.
     Busy: "busy", Unavailable, exit 75, "UnavailableError", "";
-    /// A hook asked to try again later.
+    /// A hook, or a program of a source, asked to try again later.
     NotNow: "not-now", Unavailable, exit 75, "UnavailableError", "";
     /// A hook failed.
     HookFailed: "hook-failed", Unavailable, exit 1, "UnavailableError", "";
+    /// A program of a source failed.
+    ProgramFailed: "program-failed", Unavailable, exit 1, "UnavailableError", "";
     /// Content kept changing while it was read.
     SourceChanged: "source-changed", Unavailable, exit 75, "UnavailableError", "";
     /// No space is left.

@@ -10,7 +10,8 @@
 //! Modules point only down this list: vocabulary ([`error`], [`context`], [`progress`], [`id`],
 //! [`key`], [`secret`]), contracts ([`artifact`], [`tree`], [`record`], [`facts`], [`source`],
 //! [`sink`], [`manifest`]), stages ([`seal`], [`credential`], [`config`], [`chunk`], [`frame`],
-//! [`pack`], [`index`], [`ledger`], [`entries`]), [`engine`], and wiring ([`registry`], [`memory`]).
+//! [`pack`], [`index`], [`ledger`], [`entries`]), what sources share ([`scratch`], [`sort`], and `process` with the
+//! feature of that name), [`engine`], and wiring ([`registry`], [`memory`]).
 //!
 //! This crate opens no socket and knows no server.
 
@@ -42,9 +43,12 @@ pub mod index;
 pub mod ledger;
 pub mod pack;
 pub mod records;
-pub mod scratch;
 pub mod seal;
 pub mod sign;
+
+#[cfg(feature = "process")]
+pub mod process;
+pub mod scratch;
 pub mod sort;
 
 pub mod engine;

@@ -210,8 +210,8 @@ pub trait Capture: Send + Sync {
     /// The next artifact, in a stable order, or `None` at the end. No content is read for it.
     async fn next(&mut self, cx: &Context) -> Result<Option<ArtifactMeta>>;
 
-    /// The content of an artifact that `next` returned. Not called for one found unchanged. The body
-    /// owns what it needs; up to [`SourceInfo::concurrency`] are read at once.
+    /// The content of an artifact that `next` returned. Not called for one found unchanged, and a second time
+    /// for none: what a program writes is there once. The body owns what it needs; up to [`SourceInfo::concurrency`] are read at once.
     async fn open(&self, cx: &Context, name: &ArtifactName) -> Result<Body>;
 
     /// Release everything and say what only the end knows.

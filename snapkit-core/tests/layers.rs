@@ -23,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "seal",
             "entries",
             "records",
+            "process",
             "scratch",
             "sort",
             "pack",

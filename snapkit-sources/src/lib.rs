@@ -1,9 +1,11 @@
-//! The sources of snapkit, one feature each: `files`, `nats`, `redis`, `sqlite` and `stream`, all on by default.
+//! The sources of snapkit, one feature each: `command`, `files`, `nats`, `redis`, `sqlite` and `stream`, all on by default.
 //!
 //! With `files` and `sqlite`, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
 
 use snapkit_core::registry::Registry;
+#[cfg(feature = "command")]
+pub use snapkit_source_command as command;
 #[cfg(feature = "files")]
 pub use snapkit_source_files as files;
 #[cfg(feature = "nats")]
@@ -18,6 +20,7 @@ pub use snapkit_source_stream as stream;
 /// Teach a registry the kinds of all sources that this crate was built with.
 #[cfg_attr(
     not(any(
+        feature = "command",
         feature = "files",
         feature = "nats",
         feature = "redis",
@@ -27,6 +30,8 @@ pub use snapkit_source_stream as stream;
     expect(unused_variables, reason = "there is nothing to teach")
 )]
 pub fn register_all(registry: &mut Registry) {
+    #[cfg(feature = "command")]
+    command::register(registry);
     #[cfg(all(feature = "files", feature = "sqlite"))]
     files::register(registry, Some(databases::reader()));
     #[cfg(all(feature = "files", not(feature = "sqlite")))]
@@ -41,18 +46,24 @@ pub fn register_all(registry: &mut Registry) {
     stream::register(registry);
 }
 
-/// Whether sources of a kind have settings that are secret, and so in no snapshot.
+/// Whether sources of a kind have settings that are in no snapshot, because they are secret, or programs.
 #[must_use]
-pub fn has_secrets(kind: &str) -> bool {
-    (cfg!(feature = "redis") && kind == "redis") || (cfg!(feature = "nats") && kind == "nats")
+pub fn holds_back(kind: &str) -> bool {
+    (cfg!(feature = "command") && kind == "command")
+        || (cfg!(feature = "nats") && kind == "nats")
+        || (cfg!(feature = "redis") && kind == "redis")
 }
 
-/// Add to settings that come from a snapshot what is secret, from those that were declared.
+/// Add to settings that come from a snapshot what is in none, from those that were declared.
 #[cfg_attr(
-    not(any(feature = "nats", feature = "redis")),
-    expect(unused_variables, reason = "nothing is secret")
+    not(any(feature = "command", feature = "nats", feature = "redis")),
+    expect(unused_variables, reason = "nothing is held back")
 )]
-pub fn add_secrets(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
+pub fn add_held_back(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
+    #[cfg(feature = "command")]
+    if kind == "command" {
+        command::add_programs(settings, declared);
+    }
     #[cfg(feature = "nats")]
     if kind == "nats" {
         nats::add_secrets(settings, declared);
@@ -95,6 +106,7 @@ mod databases {
 
 #[cfg(all(
     test,
+    feature = "command",
     feature = "files",
     feature = "nats",
     feature = "redis",
@@ -116,7 +128,7 @@ mod tests {
         register_all(&mut registry);
         assert_eq!(
             registry.kinds().collect::<Vec<_>>(),
-            ["files", "nats", "redis", "sqlite", "stream"]
+            ["command", "files", "nats", "redis", "sqlite", "stream"]
         );
     }
 

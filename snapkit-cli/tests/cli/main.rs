@@ -20,6 +20,8 @@ mod list;
 mod machine;
 mod own;
 mod process;
+mod programs;
+mod rare;
 mod redis;
 mod refused;
 mod restore;

@@ -12,33 +12,40 @@ use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 
 use crate::StreamConfig;
 
+/// The fact that is the digest of a stream.
+pub const DIGEST: &str = "digest";
+
 /// What is known of a stream that was read.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) bytes: u64,
+pub struct Tally {
+    /// How long it is.
+    pub bytes: u64,
     hasher: blake3::Hasher,
 }
 
 impl Tally {
-    pub(crate) fn take_in(&mut self, piece: &[u8]) {
+    /// Read on.
+    pub fn take_in(&mut self, piece: &[u8]) {
         self.bytes += piece.len() as u64;
         self.hasher.update(piece);
     }
 
-    pub(crate) fn facts(&self, standing: Standing) -> Facts {
+    /// Its length and digest as facts, which are `pinned` or `observed`.
+    #[must_use]
+    pub fn facts(&self, standing: Standing) -> Facts {
         let mut facts = Facts::new();
         let mut add = |name: &str, value: snapkit_core::facts::FactValue| match standing {
             Standing::Pinned => facts.pin(name, value),
             _ => facts.observe(name, value),
         };
         add("bytes", self.bytes.into());
-        add("digest", self.hasher.finalize().to_hex().to_string().into());
+        add(DIGEST, self.hasher.finalize().to_hex().to_string().into());
         facts
     }
 }
 
 /// Read a stream to its end.
-pub(crate) async fn tally(cx: &Context, mut body: ByteStream) -> Result<Tally> {
+pub async fn tally(cx: &Context, mut body: ByteStream) -> Result<Tally> {
     let mut tally = Tally::default();
     while let Some(piece) = cx.run(body.try_next()).await? {
         tally.take_in(&piece);

@@ -19,11 +19,13 @@ use snapkit_core::facts::Facts;
 use snapkit_core::manifest::SourceRecord;
 use snapkit_core::registry::{self, Registry};
 use snapkit_core::source::{
-    Capture, Findings, FreezeSpeed, Restore, RestoreRequest, Source, SourceInfo,
+    Capture, Findings, FreezeSpeed, Restore, RestoreRequest, Source, SourceInfo, Target,
 };
 
+pub use crate::capture::{DIGEST, Tally, tally};
+pub use crate::restore::FileRestore;
+
 use crate::capture::StreamCapture;
-use crate::restore::StreamRestore;
 
 /// What sources of this kind are called.
 pub const KIND: &str = "stream";
@@ -102,7 +104,13 @@ impl Source for Stream {
     }
 
     async fn restore(&self, cx: &Context, request: &RestoreRequest) -> Result<Box<dyn Restore>> {
-        Ok(Box::new(StreamRestore::prepare(cx, &self.config, request).await?))
+        let Target::Directory(directory) = request.target.clone() else {
+            return Err(Error::new(
+                Reason::Unsupported,
+                "a stream has no original place: restore it with --target, or have it with `snapkit dump`",
+            ));
+        };
+        Ok(Box::new(FileRestore::prepare(cx, &self.config.file, directory, request).await?))
     }
 
     async fn facts(&self, _: &Context) -> Result<Facts> {
@@ -112,7 +120,7 @@ impl Source for Stream {
 
     async fn check(&self, cx: &Context, meta: &ArtifactMeta, body: Body) -> Result<Findings> {
         let mut findings = Findings::default();
-        let tally = capture::tally(cx, body.into_bytes()?).await?;
+        let tally = tally(cx, body.into_bytes()?).await?;
         if tally.bytes == 0 {
             findings.add(meta.name.as_str(), "it is empty");
         }

@@ -7,22 +7,21 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use snapkit_core::artifact::{ArtifactMeta, Body};
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use snapkit_core::facts::Standing;
-use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
+use snapkit_core::source::{Restore, RestoreReport, RestoreRequest};
 use tempfile::NamedTempFile;
 
-use crate::StreamConfig;
 use crate::capture::Tally;
 
 /// Bytes that are read back at once.
 const READ: usize = 256 << 10;
 
-/// A stream on its way into a file.
+/// A stream on its way into a file. The file that was there before, if it may be replaced, is kept.
 #[derive(Debug)]
-pub(crate) struct StreamRestore {
+pub struct FileRestore {
     place: PathBuf,
     directory: PathBuf,
     overwrite: bool,
@@ -31,20 +30,16 @@ pub(crate) struct StreamRestore {
     staged: Option<NamedTempFile>,
 }
 
-impl StreamRestore {
-    pub(crate) async fn prepare(
+impl FileRestore {
+    /// Examine the directory. `target-not-empty` if the file is there and may not be replaced.
+    pub async fn prepare(
         cx: &Context,
-        config: &StreamConfig,
+        file: &ArtifactName,
+        directory: PathBuf,
         request: &RestoreRequest,
     ) -> Result<Self> {
-        let Target::Directory(directory) = request.target.clone() else {
-            return Err(Error::new(
-                Reason::Unsupported,
-                "a stream has no original place: restore it with --target, or have it with `snapkit dump`",
-            ));
-        };
         let this = Self {
-            place: directory.join(config.file.as_str()),
+            place: directory.join(file.as_str()),
             directory,
             overwrite: request.overwrite,
             recovery: request.recovery.clone(),
@@ -141,7 +136,7 @@ fn read_back(place: &Path, cx: &Context) -> Result<Tally> {
 }
 
 #[async_trait]
-impl Restore for StreamRestore {
+impl Restore for FileRestore {
     async fn put(&mut self, cx: &Context, meta: &ArtifactMeta, body: Body) -> Result<()> {
         if self.staged.is_some() {
             return Err(Error::invalid("a stream is one artifact").with("artifact", &meta.name));

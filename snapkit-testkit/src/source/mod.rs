@@ -310,14 +310,16 @@ pub async fn checks_tell_good_from_damaged<H: Harness>(cx: &Context, harness: &H
     let stage = Stage::new(cx, harness).await;
     let taken = stage.take().await;
     let before = stage.state(&stage.origin).await;
-    let (capture, metas) = stage.named().await;
+    let (good, metas) = stage.named().await;
+    let (bad, _) = stage.named().await;
     for meta in &metas {
-        let open = async || must("an artifact opens", capture.open(cx, &meta.name).await);
-        let findings = must("a check is done", stage.source.check(cx, meta, open().await).await);
+        let body = must("an artifact opens", good.open(cx, &meta.name).await);
+        let findings = must("a check is done", stage.source.check(cx, meta, body).await);
         hold!(findings.0.is_empty(), "nothing is wrong with {}: {findings:?}", meta.name);
         let carried = &taken.carried[meta.name.as_str()];
         let half = if meta.shape == Shape::Bytes { carried.bytes } else { carried.items } / 2;
-        let body = damage(open().await, Damage::After(half));
+        let body = must("an artifact opens", bad.open(cx, &meta.name).await);
+        let body = damage(body, Damage::After(half));
         let checked = stage.source.check(cx, meta, body).await;
         hold!(
             checked.as_ref().map_or(true, |f| !f.0.is_empty()),
@@ -325,7 +327,8 @@ pub async fn checks_tell_good_from_damaged<H: Harness>(cx: &Context, harness: &H
             meta.name
         );
     }
-    must("a finish succeeds", capture.finish(cx).await);
+    must("a finish succeeds", good.finish(cx).await);
+    must("a finish succeeds", bad.finish(cx).await);
     stage.same("a check leaves the system as it is", &before, &stage.origin).await;
     stage.nothing_held("after checks").await;
 }

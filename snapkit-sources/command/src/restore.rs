@@ -1,0 +1,308 @@
+//! A restore: everything is read and checked first, what is there is captured, and only then the program is started that
+//! puts the content back. If it fails, the old state is put back by the same program.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
+use snapkit_core::artifact::{ArtifactMeta, Body, ByteStream};
+use snapkit_core::context::Context;
+use snapkit_core::error::IoContext as _;
+use snapkit_core::facts::{Fact, Facts, Standing};
+use snapkit_core::scratch::{Room, Scratch, ScratchWriter};
+use snapkit_core::source::{Restore, RestoreReport, RestoreRequest};
+use snapkit_core::{Error, Reason, Result};
+use snapkit_source_stream::{DIGEST, FileRestore, Tally, tally};
+
+use crate::capture::{ANSWER, answers, describe};
+use crate::config::CommandConfig;
+use crate::output::{Examiner, Output, Seen};
+use crate::program::{ask, feed};
+
+/// Bytes of the old state that are read at once.
+const READ: usize = 256 << 10;
+
+/// Content on its way to a program.
+pub(crate) struct CommandRestore {
+    config: Arc<CommandConfig>,
+    /// Whether what is there is kept, and where.
+    keep: Option<PathBuf>,
+    read_back: bool,
+    /// What is known of what was captured.
+    captured: Facts,
+    staged: Option<(Scratch, Tally)>,
+}
+
+impl CommandRestore {
+    pub(crate) async fn prepare(
+        cx: &Context,
+        config: Arc<CommandConfig>,
+        request: &RestoreRequest,
+    ) -> Result<Self> {
+        if config.restore.is_empty() {
+            let what = "`restore` names no program";
+            return Err(Error::new(Reason::InvalidConfig, what).with_hint(
+                "programs stand in the stack file, and are in no snapshot; or restore to a directory with --target",
+            ));
+        }
+        let is_empty = match config.empty.is_empty() {
+            true => false,
+            false => is_empty(cx, &config).await?,
+        };
+        if !is_empty && !request.overwrite {
+            let what = match config.empty.is_empty() {
+                true => {
+                    "nobody says that there is nothing where the content is put back: `empty` names no program"
+                }
+                false => "`empty` says that there is something where the content is put back",
+            };
+            return Err(Error::new(Reason::TargetNotEmpty, what));
+        }
+        let mut keep = None;
+        if !is_empty && let Some(recovery) = &request.recovery {
+            if config.capture.is_empty() {
+                let what = "what is there cannot be kept: `capture` names no program";
+                return Err(Error::new(Reason::InvalidConfig, what));
+            }
+            keep = Some(recovery.join(describe(&config)?.name.as_str()));
+        }
+        let (read_back, captured) = (request.read_back, request.record.facts.clone());
+        Ok(Self { config, keep, read_back, captured, staged: None })
+    }
+
+    /// Capture what is there. Nothing has been changed if that fails.
+    async fn keep(&self, cx: &Context, kept: &Path) -> Result<Facts> {
+        let old = write_to(cx, &self.config, kept).await;
+        old.map_err(|e| {
+            drop(fs::remove_file(kept));
+            let what = "what is there could not be kept, so nothing was changed";
+            Error::new(e.reason(), what).caused_by(e)
+        })
+    }
+
+    /// Put back what was kept, whoever does not want to wait for it any more.
+    async fn take_back(&self, cx: &Context, (kept, old): &(&Path, Facts), failure: Error) -> Error {
+        let patient = cx.unhurried();
+        let content = read_from(&patient, (*kept).to_owned());
+        let put = feed(&patient, &self.config, ("`restore`", &self.config.restore), content).await;
+        // It may not have done what it says.
+        let is_back = match put {
+            Ok(true) if self.config.repeatable => facts(&patient, &self.config)
+                .await
+                .is_ok_and(|now| old.0.iter().all(|(name, fact)| now.0.get(name) == Some(fact))),
+            put => put.unwrap_or(false),
+        };
+        let state = match is_back {
+            true => "the old state was put back",
+            false => "the old state could not be put back",
+        };
+        Error::new(failure.reason(), format!("{}; {state}", failure.message()))
+            .with("old_state", kept.display())
+            .caused_by(failure)
+    }
+
+    fn undo(&self, kept: &Path) -> Vec<String> {
+        let words: Vec<_> = self.config.restore.iter().map(|word| quoted(word)).collect();
+        let mut lines = Vec::new();
+        if !self.config.variables.is_empty() {
+            let names: Vec<_> = self.config.variables.keys().map(String::as_str).collect();
+            lines
+                .push(format!("# with these variables as in the stack file: {}", names.join(", ")));
+        }
+        if let Some(directory) = &self.config.directory {
+            lines.push(format!("cd {}", quoted(&directory.display().to_string())));
+        }
+        lines.push(format!("{} < {}", words.join(" "), quoted(&kept.display().to_string())));
+        lines
+    }
+}
+
+async fn is_empty(cx: &Context, config: &CommandConfig) -> Result<bool> {
+    let (status, _) = ask(cx, config, ("`empty`", &config.empty)).await?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => {
+            let what = format!("`empty` failed: {status}; it ends with 0 or 1");
+            let name = config.empty.first().map_or("", String::as_str);
+            Err(Error::new(Reason::ProgramFailed, what).with("program", name))
+        }
+    }
+}
+
+/// Facts of what the programs answer and write now.
+pub(crate) async fn facts(cx: &Context, config: &Arc<CommandConfig>) -> Result<Facts> {
+    let mut facts = answers(cx, config).await?;
+    if config.repeatable && !config.capture.is_empty() {
+        let output = Output::begin(cx, config).await?;
+        let tally = tally(cx, output.stream(cx, config, Seen::default())).await?;
+        facts.0.extend(tally.facts(Standing::Observed).0);
+    }
+    Ok(facts)
+}
+
+/// Capture to a file of our own. What it is then, as facts.
+async fn write_to(cx: &Context, config: &Arc<CommandConfig>, path: &Path) -> Result<Facts> {
+    let what = format!("cannot write {}", path.display());
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .doing(|| what.clone())?;
+    let output = Output::begin(cx, config).await?;
+    let mut content = output.stream(cx, config, Seen::default());
+    let mut tally = Tally::default();
+    while let Some(piece) = cx.run(content.try_next()).await? {
+        tally.take_in(&piece);
+        let what = what.clone();
+        file = cx.blocking(move || file.write_all(&piece).doing(|| what).map(|()| file)).await?;
+    }
+    cx.blocking(move || file.sync_all().doing(|| what)).await?;
+    Ok(tally.facts(Standing::Observed))
+}
+
+fn read_from(cx: &Context, path: PathBuf) -> ByteStream {
+    let cx = cx.clone();
+    Box::pin(stream::try_unfold(None, move |file: Option<File>| {
+        let (cx, path) = (cx.clone(), path.clone());
+        async move {
+            cx.blocking(move || {
+                let what = || format!("cannot read {}", path.display());
+                let mut file = file.map_or_else(|| File::open(&path), Ok).doing(what)?;
+                let mut bytes = Vec::new();
+                (&mut file).take(READ as u64).read_to_end(&mut bytes).doing(what)?;
+                Ok((!bytes.is_empty()).then(|| (Bytes::from(bytes), Some(file))))
+            })
+            .await
+        }
+    }))
+}
+
+/// The answers that hold of what was captured.
+fn answers_of(captured: &Facts) -> impl Iterator<Item = (&String, &Fact)> {
+    let is_answer = |name: &str| name.starts_with(ANSWER);
+    captured.0.iter().filter(move |(name, f)| is_answer(name) && f.standing == Standing::Pinned)
+}
+
+/// Content on its way into a file.
+pub(crate) struct DirectoryRestore {
+    pub(crate) inner: FileRestore,
+    /// What is known of what was captured.
+    pub(crate) captured: Facts,
+}
+
+#[async_trait]
+impl Restore for DirectoryRestore {
+    async fn put(&mut self, cx: &Context, meta: &ArtifactMeta, body: Body) -> Result<()> {
+        self.inner.put(cx, meta, body).await
+    }
+
+    async fn finish(self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
+        let Self { inner, captured } = *self;
+        let mut report = Box::new(inner).finish(cx).await?;
+        let value = |facts: &Facts| facts.0.get(DIGEST).map(|fact| fact.value.clone());
+        // What is the same byte by byte would be answered for in the same way.
+        if value(&report.facts).is_some() && value(&report.facts) == value(&captured) {
+            let answers = answers_of(&captured).map(|(name, fact)| (name.clone(), fact.clone()));
+            report.facts.0.extend(answers);
+        }
+        Ok(report)
+    }
+
+    async fn abort(self: Box<Self>, cx: &Context) -> Result<()> {
+        Box::new(self.inner).abort(cx).await
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[async_trait]
+impl Restore for CommandRestore {
+    async fn put(&mut self, cx: &Context, meta: &ArtifactMeta, body: Body) -> Result<()> {
+        if self.staged.is_some() {
+            return Err(
+                Error::invalid("what a program takes is one artifact").with("artifact", &meta.name)
+            );
+        }
+        let mut body = body.into_bytes()?;
+        let room = Room::new(self.config.scratch.unwrap_or(u64::MAX));
+        let inner = cx.clone();
+        let mut staged = cx.blocking(move || ScratchWriter::begin(&inner, &room)).await?;
+        let mut examiner = Examiner::default();
+        while let Some(piece) = cx.run(body.try_next()).await? {
+            examiner.take_in(&piece);
+            staged = cx.blocking(move || staged.write(&piece).map(|()| staged)).await?;
+        }
+        if let Some(lack) = examiner.lack(&self.config) {
+            return Err(Error::corrupt(format!("the content is not whole: {lack}")));
+        }
+        let staged = cx.blocking(move || staged.finish()).await?;
+        self.staged = Some((staged, examiner.into_tally()));
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
+        let (staged, taken) =
+            self.staged.take().ok_or_else(|| Error::invalid("nothing was put to be restored"))?;
+        let content = || staged.stream(cx, 0, staged.len());
+        if !self.config.check.is_empty() {
+            let check = ("`check`", &self.config.check[..]);
+            feed(cx, &self.config, check, content()).await.map_err(|e| {
+                Error::new(e.reason(), "the content does not pass, so nothing was changed")
+                    .caused_by(e)
+            })?;
+        }
+        let mut report = RestoreReport::default();
+        let mut old = None;
+        if let Some(kept) = &self.keep {
+            old = Some((kept.as_path(), self.keep(cx, kept).await?));
+            report.undo = self.undo(kept);
+        }
+        let put = feed(cx, &self.config, ("`restore`", &self.config.restore), content()).await;
+        let failure = match put {
+            Ok(true) => None,
+            Ok(false) => Some(Error::new(
+                Reason::ProgramFailed,
+                "`restore` ended before it had taken all of the content",
+            )),
+            Err(e) => Some(e),
+        };
+        if let Some(failure) = failure {
+            return Err(match &old {
+                Some(old) => self.take_back(cx, old, failure).await,
+                None => failure.with_hint("what is there now may be a part of the content"),
+            });
+        }
+        if !self.read_back {
+            return Ok(report);
+        }
+        match facts(cx, &self.config).await {
+            Ok(facts) => report.facts = facts,
+            // The restore is done, and how to undo it must be told.
+            Err(e) => report.problems.push(format!("it could not be read back: {}", e.chain())),
+        }
+        // Where answers are the proof of the system, the digest is that of what the program took.
+        if !self.config.repeatable && answers_of(&self.captured).next().is_some() {
+            report.facts.0.extend(taken.facts(Standing::Observed).0);
+        }
+        report.problem_count = report.problems.len() as u64;
+        Ok(report)
+    }
+
+    async fn abort(self: Box<Self>, _: &Context) -> Result<()> {
+        Ok(())
+    }
+}
