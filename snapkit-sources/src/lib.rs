@@ -1,4 +1,4 @@
-//! The sources of snapkit, one feature each: `command`, `files`, `nats`, `redis`, `sqlite` and `stream`, all on by default.
+//! The sources of snapkit, one feature each: `command`, `files`, `nats`, `prometheus`, `redis`, `sqlite` and `stream`, all on by default.
 //!
 //! With `files` and `sqlite`, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
@@ -10,6 +10,8 @@ pub use snapkit_source_command as command;
 pub use snapkit_source_files as files;
 #[cfg(feature = "nats")]
 pub use snapkit_source_nats as nats;
+#[cfg(feature = "prometheus")]
+pub use snapkit_source_prometheus as prometheus;
 #[cfg(feature = "redis")]
 pub use snapkit_source_redis as redis;
 #[cfg(feature = "sqlite")]
@@ -23,6 +25,7 @@ pub use snapkit_source_stream as stream;
         feature = "command",
         feature = "files",
         feature = "nats",
+        feature = "prometheus",
         feature = "redis",
         feature = "sqlite",
         feature = "stream"
@@ -38,6 +41,8 @@ pub fn register_all(registry: &mut Registry) {
     files::register(registry, None);
     #[cfg(feature = "nats")]
     nats::register(registry);
+    #[cfg(feature = "prometheus")]
+    prometheus::register(registry);
     #[cfg(feature = "redis")]
     redis::register(registry);
     #[cfg(feature = "sqlite")]
@@ -51,12 +56,13 @@ pub fn register_all(registry: &mut Registry) {
 pub fn holds_back(kind: &str) -> bool {
     (cfg!(feature = "command") && kind == "command")
         || (cfg!(feature = "nats") && kind == "nats")
+        || (cfg!(feature = "prometheus") && kind == "prometheus")
         || (cfg!(feature = "redis") && kind == "redis")
 }
 
 /// Add to settings that come from a snapshot what is in none, from those that were declared.
 #[cfg_attr(
-    not(any(feature = "command", feature = "nats", feature = "redis")),
+    not(any(feature = "command", feature = "nats", feature = "prometheus", feature = "redis")),
     expect(unused_variables, reason = "nothing is held back")
 )]
 pub fn add_held_back(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
@@ -67,6 +73,10 @@ pub fn add_held_back(kind: &str, settings: &mut serde_json::Value, declared: &se
     #[cfg(feature = "nats")]
     if kind == "nats" {
         nats::add_secrets(settings, declared);
+    }
+    #[cfg(feature = "prometheus")]
+    if kind == "prometheus" {
+        prometheus::add_secrets(settings, declared);
     }
     #[cfg(feature = "redis")]
     if kind == "redis" {
@@ -109,6 +119,7 @@ mod databases {
     feature = "command",
     feature = "files",
     feature = "nats",
+    feature = "prometheus",
     feature = "redis",
     feature = "sqlite",
     feature = "stream"
@@ -128,7 +139,7 @@ mod tests {
         register_all(&mut registry);
         assert_eq!(
             registry.kinds().collect::<Vec<_>>(),
-            ["command", "files", "nats", "redis", "sqlite", "stream"]
+            ["command", "files", "nats", "prometheus", "redis", "sqlite", "stream"]
         );
     }
 

@@ -170,3 +170,85 @@ impl Drop for NatsServer {
         drop(self.process.wait());
     }
 }
+
+/// A Prometheus server on a free port, with a data directory of its own, that scrapes nothing by itself.
+#[derive(Debug)]
+pub struct PrometheusServer {
+    /// Its process.
+    pub process: Child,
+    dir: tempfile::TempDir,
+    url: String,
+}
+
+impl PrometheusServer {
+    /// Where it keeps its data, in its directory.
+    const DATA: &str = "data";
+
+    /// Start one with such arguments, on a copy of what is in a directory. None where there is no such
+    /// program, which is a failure where `CI` is set. Panics if it does not start.
+    #[must_use]
+    pub fn start(data: Option<&Path>, arguments: &[&str]) -> Option<Self> {
+        let Ok(dir) = tempfile::tempdir() else { panic!("there is no scratch directory") };
+        if let Some(data) = data {
+            let mut copy = Command::new("cp");
+            let status = copy.arg("-a").arg(data).arg(dir.path().join(Self::DATA)).status();
+            assert!(status.is_ok_and(|s| s.success()), "{} is not copied", data.display());
+        }
+        let (config, log) = (dir.path().join("prometheus.yml"), dir.path().join("log"));
+        let files = std::fs::write(&config, "{}\n").and_then(|()| std::fs::File::create(&log));
+        let Ok(output) = files else { panic!("the configuration is not written") };
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.path().join(Self::DATA).display()));
+        command.arg("--web.listen-address=127.0.0.1:0").args(arguments);
+        let Ok(mut process) = command.stdout(Stdio::null()).stderr(output).spawn() else {
+            assert!(std::env::var_os("CI").is_none(), "prometheus must not be missing in CI");
+            return None;
+        };
+        let clock = System::new();
+        let url = loop {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let port = text
+                .split("\"Listening on\" address=")
+                .nth(1)
+                .and_then(|rest| rest.split_whitespace().next());
+            // It says that before it has read its data.
+            if let Some(place) = port.filter(|_| text.contains("Server is ready")) {
+                break format!("http://{place}");
+            }
+            let is_over = clock.monotonic() > START || !matches!(process.try_wait(), Ok(None));
+            assert!(!is_over, "prometheus does not start: {text}");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        Some(Self { process, dir, url })
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join(Self::DATA)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// End it, and have its data directory, which is gone with the value.
+    #[must_use]
+    pub fn stop(mut self) -> tempfile::TempDir {
+        drop(Command::new("kill").arg(self.process.id().to_string()).status());
+        drop(self.process.wait());
+        let Ok(empty) = tempfile::tempdir() else { panic!("there is no scratch directory") };
+        std::mem::replace(&mut self.dir, empty)
+    }
+}
+
+impl Drop for PrometheusServer {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}

@@ -21,6 +21,7 @@ mod machine;
 mod own;
 mod process;
 mod programs;
+mod prometheus;
 mod rare;
 mod redis;
 mod refused;

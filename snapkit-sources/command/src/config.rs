@@ -230,6 +230,9 @@ mod tests {
         there can be no variable of this name: ""
         a program has no name, or a NUL byte in its words
         a program has no name, or a NUL byte in its words
+        a `database` needs a `preset`
+        a `preset` needs the name of its `database`
+        `database`: only names of letters, digits, `_`, `-`, `.` and `$` are known to a `preset`
         `facts`: rows names no program
         "#);
     }
