@@ -67,13 +67,18 @@ impl App {
         for kind in known.kinds() {
             let (known, file, env) = (Arc::clone(&known), Arc::clone(&file), Arc::clone(&self.env));
             let kind = kind.to_owned();
-            registry.register(&kind.clone(), move |name, mut settings| {
+            registry.register(&kind.clone(), {
+                let (known, kind) = (Arc::clone(&known), kind.clone());
+                move |name, settings| known.build(&kind, name, settings)
+            });
+            registry.register_captured(&kind.clone(), move |name, mut settings| {
                 if snapkit_sources::holds_back(&kind)
                     && let Some(declared) = file.declared(&env, &name, &kind)?
                 {
                     snapkit_sources::add_held_back(&kind, &mut settings, &declared);
+                    return known.build(&kind, name, settings);
                 }
-                known.build(&kind, name, settings)
+                known.build_captured(&kind, name, settings)
             });
         }
         registry

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::App;
-use crate::args::{Common, EntryPoint};
+use crate::args::{Command, Common, EntryPoint};
 use crate::commands;
 use crate::env::{self, Env};
 use crate::exit::{self, Exit};
@@ -24,6 +24,8 @@ use crate::progress::Meter;
 const READER_GRACE: Duration = Duration::from_millis(1500);
 /// How long a command that may have to tidy up has. The engine's own limits are shorter.
 const WRITER_GRACE: Duration = Duration::from_secs(60);
+/// A target that was half changed gets its old state back.
+const RESTORER_GRACE: Duration = Duration::from_secs(3600);
 /// How long blocking work that nobody waits for any more may go on.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(100);
 
@@ -118,7 +120,11 @@ async fn supervise(entry: EntryPoint, output: &Arc<Output>) -> Result<Exit> {
     start_log(&common, &env, output)?;
     let meter = Meter::new(output, !common.no_progress);
     let cx = Context::new(Arc::new(System::new()), Arc::clone(&meter) as _);
-    let grace = if command.only_reads() { READER_GRACE } else { WRITER_GRACE };
+    let grace = match &command {
+        Command::Restore(_) => RESTORER_GRACE,
+        command if command.only_reads() => READER_GRACE,
+        _ => WRITER_GRACE,
+    };
     let app = App::new(cx.clone(), common, env, Arc::clone(output), meter)?;
 
     // A file that may not grow any more is an error where it is written, and no sudden death.

@@ -54,7 +54,10 @@ impl Program<'_> {
         }
         let (what, output) = (self.what.clone(), Arc::clone(output));
         let hear: Hear = Arc::new(move |line| {
-            output.note(format!("{what}: {line}"));
+            let line = line.trim_end().to_owned();
+            if !line.is_empty() {
+                output.note(format!("{what}: {line}"));
+            }
             line
         });
         let mut process = Process::start(cx, &self.what, command, hear)?;

@@ -113,10 +113,19 @@ impl Process {
         let child = &mut self.child;
         let patient = cx.for_cleanup(GRACE);
         let ended = async { child.wait().await.doing(|| "cannot wait".to_owned()) };
-        if patient.run(ended).await.is_err() {
-            self.group.signal(Signal::KILL);
+        let has_ended = patient.run(ended).await.is_ok();
+        // Also what it has left behind.
+        self.group.signal(Signal::KILL);
+        if !has_ended {
             drop(self.child.wait().await);
         }
+        // Its number may soon be another's.
+        self.group.forget();
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// What it was started as.
@@ -143,11 +152,11 @@ impl Process {
                 if !matches!(read, Ok(n) if n > 0) {
                     return Ok(());
                 }
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if text.is_empty() {
+                let text = String::from_utf8_lossy(&line);
+                let text = hear(text.trim_end_matches(['\n', '\r']).to_owned());
+                if text.trim().is_empty() {
                     continue;
                 }
-                let text = hear(text);
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.len() == LAST_LINES {
                     last.pop_front();

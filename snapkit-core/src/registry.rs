@@ -21,6 +21,8 @@ pub type BuildSource =
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<String, BuildSource>,
+    /// How sources of a kind are made from what a snapshot says, where that is not to be trusted with everything.
+    captured: BTreeMap<String, BuildSource>,
 }
 
 impl Registry {
@@ -37,6 +39,29 @@ impl Registry {
         build: impl Fn(SourceName, serde_json::Value) -> Result<Arc<dyn Source>> + Send + Sync + 'static,
     ) {
         self.kinds.insert(kind.to_owned(), Arc::new(build));
+    }
+
+    /// Teach it how to make sources of a kind from the settings in a snapshot, where these may not say all that settings
+    /// may: which program is started, for one. Whoever can write to a repository can write them.
+    pub fn register_captured(
+        &mut self,
+        kind: &str,
+        build: impl Fn(SourceName, serde_json::Value) -> Result<Arc<dyn Source>> + Send + Sync + 'static,
+    ) {
+        self.captured.insert(kind.to_owned(), Arc::new(build));
+    }
+
+    /// Make a source from what a snapshot says of it.
+    pub fn build_captured(
+        &self,
+        kind: &str,
+        name: SourceName,
+        settings: serde_json::Value,
+    ) -> Result<Arc<dyn Source>> {
+        match self.captured.get(kind) {
+            Some(build) => build(name, settings),
+            None => self.build(kind, name, settings),
+        }
     }
 
     /// The kinds that it knows, sorted.

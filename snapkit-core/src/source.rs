@@ -1,5 +1,6 @@
 //! The contract of a source: capture, restore and examine one live system.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -137,6 +138,9 @@ pub struct RestoreReport {
     /// Facts of what now lives in the target: read back from it, not remembered. Empty if no
     /// reading back was asked for.
     pub facts: Facts,
+    /// Facts of what was captured that such a target cannot answer for, because they are of a live system, while the content
+    /// is proven by the others.
+    pub beside: BTreeSet<String>,
     /// What reading back found that is not what was put, beyond what facts say.
     pub differences: Vec<Difference>,
     /// What could not be set or put, each in a line.

@@ -4,7 +4,7 @@ use std::fs;
 
 use insta::assert_snapshot;
 
-use crate::support::{TestEnv, said};
+use crate::support::{CommandOutput, TestEnv, said};
 
 const STACK: &str = r#"
 name = "shop"
@@ -16,6 +16,7 @@ restore = ["sh", "-c", "cat > new && mv new crm"]
 empty = ["sh", "-c", "test ! -e crm"]
 facts = { rows = ["sh", "-c", "wc -l < crm"] }
 variables = { TOKEN = "hunter2-of-the-crm", MODE = { env = "MODE", default = "x" } }
+proof = ["rows"]
 end = "-- done"
 repeatable = true
 "#;
@@ -52,6 +53,7 @@ fn they_are_captured_and_put_back() {
     sources.crm.facts.rows = ["sh","-c","wc -l < crm"]
     sources.crm.file = "crm.sql"
     sources.crm.kind = "command"
+    sources.crm.proof = ["rows"]
     sources.crm.repeatable = true
     sources.crm.restore = ["sh","-c","cat > new && mv new crm"]
     sources.crm.variables.MODE = from variable MODE (not set, there is a default)
@@ -133,6 +135,32 @@ fn they_are_captured_and_put_back() {
     "#);
 }
 
+/// Whoever presses Ctrl-C in the middle of a restore has what was there before.
+#[test]
+fn a_restore_that_is_interrupted_puts_back() {
+    let env = shop();
+    let slow = r#"restore = ["sh", "-c", "cat > new; if grep -q 'insert 1' new; then echo half > crm; sleep 60; fi; mv new crm"]"#;
+    let stack: Vec<_> =
+        STACK.lines().map(|l| if l.starts_with("restore") { slow } else { l }).collect();
+    env.write("work/snapkit.toml", stack.join("\n"));
+    assert!(env.run(["create", "-q", "--name", "first"]).is_success());
+    env.write("work/crm", "insert 3\n-- done\n");
+    let program = env!("CARGO_BIN_EXE_snapkit");
+    let limited =
+        ["--preserve-status", "--signal=INT", "2", program, "restore", "first", "--overwrite"];
+    let output = CommandOutput::from(env.through("timeout", limited).output().unwrap());
+    assert_eq!(env.read("work/crm"), "insert 3\n-- done\n");
+    assert_snapshot!(output, @"
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    stopping; a second signal ends at once
+    error: cancelled; the old state was put back (old_state=[DIR]/home/.local/state/snapkit/recovery/before-[HEX]/crm/crm.sql, source=crm)
+      caused by: cancelled
+    --- exit 130
+    ");
+}
+
 /// What stands in a repository is never started.
 #[test]
 fn without_the_stack_file_there_is_no_program() {
@@ -149,7 +177,7 @@ fn without_the_stack_file_there_is_no_program() {
     --- exit 2
     $ snapkit restore first --target out
     --- stdout
-    crm (command): match, 3 facts hold, 26 B to [DIR]/work/out/crm
+    crm (command): match, 2 facts hold, 26 B to [DIR]/work/out/crm
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]
     match in [DURATION]
@@ -214,12 +242,12 @@ fn a_program_that_fails_makes_no_snapshot() {
     preset = 'oracle'
     $ snapkit create
     --- stderr
-    error: unknown variant `oracle`, expected `postgresql` or `mariadb` (source=crm, file=[DIR]/work/snapkit.toml:3)
+    error: `preset`: unknown variant `oracle`, expected `postgresql` or `mariadb` (source=crm, file=[DIR]/work/snapkit.toml:15)
     --- exit 2
     preset = 'postgresql'
     $ snapkit create
     --- stderr
-    error: a `preset` needs the name of its `database` (source=crm, file=[DIR]/work/snapkit.toml:14)
+    error: a `preset` needs the name of its `database` (source=crm, file=[DIR]/work/snapkit.toml:15)
     --- exit 2
     $ snapkit list
     --- stdout

@@ -137,7 +137,7 @@ fn it_is_captured_and_comes_back() {
     --- exit 11
     $ snapkit restore first --target out
     --- stdout
-    metrics (prometheus): match, 14 facts hold, [SIZE] to [DIR]/work/out/metrics
+    metrics (prometheus): match, 13 facts hold, [SIZE] to [DIR]/work/out/metrics
       note: a server deletes blocks that end longer ago, seen from its newest block, than its --storage.tsdb.retention.time (15d unless given): give it a longer one before it starts if what was restored is older
     --- stderr
     snapshot [SNAPSHOT] of shop@box, [TIME]

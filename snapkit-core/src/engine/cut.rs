@@ -17,6 +17,9 @@ use crate::source::{Capture, CaptureReport, Cut, FreezeSpeed, Source};
 /// How long a thaw, an abort or the opening of a gate may take.
 pub(crate) const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a target may take to be put right after the run was given up: an old state may have to be read back.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// A source that takes part.
 pub(crate) struct Participant {
     pub(crate) source: Arc<dyn Source>,
@@ -56,10 +59,35 @@ pub(crate) async fn ending<T>(cx: &Context, work: impl Future<Output = Result<T>
     .await
 }
 
+/// [`guarded`] work that, when the context ends, puts right by itself what it has begun: it is waited for then, and given
+/// up only when it takes far too long for that.
+pub(crate) async fn orderly<T>(cx: &Context, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let patience = async {
+        let ended = cx.run(std::future::pending::<Result<()>>()).await;
+        drop(cx.unhurried().sleep(PATIENCE).await);
+        ended
+    };
+    guarded(async {
+        tokio::select! {
+            biased;
+            result = work => result,
+            ended = patience => Err(ended.err().unwrap_or_else(|| {
+                Error::new(Reason::Cancelled, "cancelled")
+            })),
+        }
+    })
+    .await
+}
+
 impl Participant {
     /// Why the run must end, if this source is a reason.
     fn is_fatal(&self) -> bool {
-        self.failure.as_ref().is_some_and(|e| !self.may_fail || e.is_cancelled())
+        // One that was late for the cut has spoilt it for all. One that was late before can be left out.
+        let ends = |e: &Error| match e.reason() {
+            Reason::TimedOut => self.frozen,
+            _ => e.is_cancelled(),
+        };
+        self.failure.as_ref().is_some_and(|e| !self.may_fail || ends(e))
     }
 
     /// Its name, and the position that it pinned.

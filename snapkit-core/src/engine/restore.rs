@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::artifact::{Body, Shape};
 use crate::context::Context;
 use crate::engine::Repository;
-use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded};
+use crate::engine::cut::{CLEANUP_LIMIT, ending, guarded, orderly};
 use crate::engine::hooks::{Attendance, Moment, Occasion, Operation, Probe};
 use crate::engine::options::RestoreOptions;
 use crate::engine::read::ChunkReader;
@@ -325,7 +325,8 @@ fn selected<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Result<Vec<
 
 async fn prepare(cx: &Context, registry: &Registry, plan: &mut Plan<'_>) -> Result<()> {
     let record = plan.record;
-    let source = registry.build(&record.kind, record.name.clone(), record.settings.clone())?;
+    let source =
+        registry.build_captured(&record.kind, record.name.clone(), record.settings.clone())?;
     let session = guarded(cx.run(source.restore(cx, &plan.request))).await?;
     plan.session = Some(session);
     Ok(())
@@ -479,7 +480,7 @@ async fn finish(
     // While its end has not begun, an abort is still possible.
     cx.check()?;
     let session = plan.session.take().ok_or_else(unprepared)?;
-    let report = ending(cx, session.finish(cx)).await?;
+    let report = orderly(cx, session.finish(cx)).await?;
     {
         let skipped = plan.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         left_out.extend(skipped.places.iter().cloned());
@@ -490,7 +491,9 @@ async fn finish(
     let mut comparison = if options.selection.is_partial() || !options.read_back {
         Facts::new().compare(&report.facts)
     } else {
-        plan.record.facts.compare(&report.facts)
+        let mut captured = plan.record.facts.clone();
+        captured.0.retain(|name, _| !report.beside.contains(name));
+        captured.compare(&report.facts)
     };
     comparison.differences.extend(report.differences);
     if !comparison.differences.is_empty() || !left_out.is_empty() {

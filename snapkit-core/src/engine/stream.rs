@@ -105,7 +105,7 @@ impl Run<'_> {
                 captured.record.verdict = CaptureVerdict::Partial;
             }
             Ok(()) => {}
-            Err(Failure::Source(e)) if participant.may_fail && !e.is_cancelled() => {
+            Err(Failure::Source(e)) if participant.may_fail && self.cx.check().is_ok() => {
                 participant.abort(&self.cx.for_cleanup(CLEANUP_LIMIT)).await;
                 self.cx.progress().warn(&format!("source {}: {}", info.name, e.chain()));
                 captured.record.problems.add(info.name.as_str(), &e);

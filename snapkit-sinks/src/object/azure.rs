@@ -24,18 +24,27 @@ pub(super) fn open(text: &str, settings: &Settings) -> Result<ObjectSink> {
         ));
     }
     let mut builder = MicrosoftAzureBuilder::new();
+    let mut client = url::client();
     for (name, value) in settings.variables("AZURE_") {
         let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, key)| *key);
         let key = other.or_else(|| name.to_ascii_lowercase().parse().ok());
         match key {
             // These are decided here.
             None | Some(AzureConfigKey::ContainerName | AzureConfigKey::Client(_)) => {}
-            Some(key) => builder = builder.with_config(key, value),
+            Some(key) => {
+                // Whoever writes an address without TLS means it, as for a store on the same machine.
+                if matches!(key, AzureConfigKey::Endpoint) {
+                    let is_plain =
+                        value.get(..7).is_some_and(|s| s.eq_ignore_ascii_case("http://"));
+                    client = client.with_allow_http(is_plain);
+                }
+                builder = builder.with_config(key, value);
+            }
         }
     }
     let store = builder
         .with_container_name(container)
-        .with_client_options(url::client())
+        .with_client_options(client)
         .with_retry(url::no_retries())
         .build()
         .map_err(|e| url::unusable(&location, e))?;

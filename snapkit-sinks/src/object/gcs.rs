@@ -12,16 +12,25 @@ pub(super) fn open(text: &str, settings: &Settings) -> Result<ObjectSink> {
     let (bucket, prefix) = url::parts(text, "gs")?;
     let location = url::location("gs", bucket, &prefix);
     let mut builder = GoogleCloudStorageBuilder::new();
+    let mut client = url::client();
     for (name, value) in settings.variables("GOOGLE_") {
         match name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
             // These are decided here.
             Ok(GoogleConfigKey::Bucket | GoogleConfigKey::Client(_)) | Err(_) => {}
-            Ok(key) => builder = builder.with_config(key, value),
+            Ok(key) => {
+                // Whoever writes an address without TLS means it, as for a store on the same machine.
+                if matches!(key, GoogleConfigKey::BaseUrl) {
+                    let is_plain =
+                        value.get(..7).is_some_and(|s| s.eq_ignore_ascii_case("http://"));
+                    client = client.with_allow_http(is_plain);
+                }
+                builder = builder.with_config(key, value);
+            }
         }
     }
     let store = builder
         .with_bucket_name(bucket)
-        .with_client_options(url::client())
+        .with_client_options(client)
         .with_retry(url::no_retries())
         .build()
         .map_err(|e| url::unusable(&location, e))?;

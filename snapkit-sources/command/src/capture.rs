@@ -1,7 +1,8 @@
 //! A capture: the program is started by the freeze, and read when its turn comes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape};
@@ -14,7 +15,7 @@ use snapkit_source_stream::DIGEST;
 
 use crate::config::CommandConfig;
 use crate::output::{Output, Seen};
-use crate::program;
+use crate::program::{self, Running};
 
 /// What the answers of programs are called among facts.
 pub(crate) const ANSWER: &str = "answer.";
@@ -24,7 +25,8 @@ pub(crate) struct CommandCapture {
     config: Arc<CommandConfig>,
     /// What was answered before the program was started.
     before: Facts,
-    output: Mutex<Option<Output>>,
+    output: Output,
+    is_opened: AtomicBool,
     is_named: bool,
     seen: Seen,
 }
@@ -36,18 +38,22 @@ impl CommandCapture {
             let what = "`capture` names no program";
             return Err(Error::new(Reason::InvalidConfig, what));
         }
+        Running::find(&config, ("`capture`", &config.capture))?;
+        for (what, words) in [("`restore`", &config.restore), ("`check`", &config.check)] {
+            // They may be elsewhere, where it is restored.
+            if let Err(e) = Running::find(&config, (what, words)) {
+                tracing::info!("{}", e.chain());
+            }
+        }
         let before = answers(cx, &config).await?;
         Ok(Self {
             config,
             before,
-            output: Mutex::default(),
+            output: Output::default(),
+            is_opened: AtomicBool::new(false),
             is_named: false,
             seen: Seen::default(),
         })
-    }
-
-    fn take(&self) -> Option<Output> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -63,6 +69,7 @@ pub(crate) async fn answers(cx: &Context, config: &CommandConfig) -> Result<Fact
             },
             Err(e) => {
                 cx.check()?;
+                tracing::info!("{fact}: {}", e.chain());
                 facts.unknown(fact, e.chain());
             }
         }
@@ -70,12 +77,15 @@ pub(crate) async fn answers(cx: &Context, config: &CommandConfig) -> Result<Fact
     Ok(facts)
 }
 
-/// What was answered the same before and after holds of all that lies between, and so of what was captured.
-fn settled(before: &Facts, after: Facts) -> Facts {
+/// What was answered the same before and after holds of all that lies between, and so of what was captured. It is a proof
+/// where it is said to be one: the version of a server is the same whatever it holds.
+fn settled(proof: &[String], before: &Facts, after: Facts) -> Facts {
+    let is_proof =
+        |name: &str| name.strip_prefix(ANSWER).is_some_and(|name| proof.iter().any(|p| p == name));
     let mut facts = BTreeMap::new();
     for (name, mut fact) in after.0 {
         let is_same = before.0.get(&name).is_some_and(|before| *before == fact);
-        if is_same && fact.standing == Standing::Observed {
+        if is_same && is_proof(&name) && fact.standing == Standing::Observed {
             fact.standing = Standing::Pinned;
         }
         facts.insert(name, fact);
@@ -94,8 +104,7 @@ pub(crate) fn describe(config: &CommandConfig) -> Result<ArtifactMeta> {
 impl Capture for CommandCapture {
     async fn freeze(&mut self, cx: &Context) -> Result<Cut> {
         let begin = cx.now();
-        let output = Output::begin(cx, &self.config).await?;
-        *self.output.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+        self.output.begin(cx, &self.config).await?;
         Ok(Cut { begin, end: cx.now(), consistency: self.config.consistency, position: None })
     }
 
@@ -111,19 +120,17 @@ impl Capture for CommandCapture {
     }
 
     async fn open(&self, cx: &Context, name: &ArtifactName) -> Result<Body> {
-        let output = self.take().filter(|_| self.config.file.as_ref() == Some(name));
-        let output = output.ok_or_else(|| {
-            Error::new(Reason::NotFound, "what a program writes can be read once")
-                .with("artifact", name)
-        })?;
-        Ok(Body::Bytes(output.stream(cx, &self.config, Arc::clone(&self.seen))))
+        let is_ours = self.config.file.as_ref() == Some(name);
+        if !is_ours || self.is_opened.swap(true, Ordering::Relaxed) {
+            let what = "what a program writes can be read once";
+            return Err(Error::new(Reason::NotFound, what).with("artifact", name));
+        }
+        Ok(Body::Bytes(self.output.stream(cx, &self.config, Arc::clone(&self.seen))))
     }
 
     async fn finish(self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
-        if let Some(output) = self.take() {
-            output.end(cx).await;
-        }
-        let mut facts = settled(&self.before, answers(cx, &self.config).await?);
+        self.output.end(cx).await;
+        let mut facts = settled(&self.config.proof, &self.before, answers(cx, &self.config).await?);
         match self.seen.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(tally) => facts.0.extend(tally.facts(Standing::Pinned).0),
             None => facts.unknown(DIGEST, "the content was not read to its end"),
@@ -132,9 +139,7 @@ impl Capture for CommandCapture {
     }
 
     async fn abort(self: Box<Self>, cx: &Context) -> Result<()> {
-        if let Some(output) = self.take() {
-            output.end(cx).await;
-        }
+        self.output.end(cx).await;
         Ok(())
     }
 }
@@ -147,14 +152,17 @@ mod tests {
     fn what_stays_the_same_is_pinned() {
         let of = |facts: &[(&str, i64)]| {
             let mut all = Facts::new();
-            facts.iter().for_each(|(name, value)| all.observe(*name, *value));
+            facts.iter().for_each(|(name, value)| all.observe(format!("{ANSWER}{name}"), *value));
+            all.unknown(format!("{ANSWER}size"), "no answer");
             all
         };
-        let mut before = of(&[("rows", 5), ("views", 7)]);
-        before.unknown("size", "no answer");
-        let mut after = of(&[("rows", 5), ("views", 8), ("new", 1)]);
-        after.unknown("size", "no answer");
-        let standing = |name: &str| settled(&before, after.clone()).0[name].standing;
+        let before = of(&[("rows", 5), ("views", 7), ("version", 15)]);
+        let after = of(&[("rows", 5), ("views", 8), ("new", 1), ("version", 15)]);
+        let proof = ["rows", "views", "new", "size"].map(str::to_owned);
+        let standing = |name: &str| {
+            settled(&proof, &before, after.clone()).0[&format!("{ANSWER}{name}")].standing
+        };
+        assert_eq!(standing("version"), Standing::Observed);
         assert_eq!(standing("rows"), Standing::Pinned);
         assert_eq!(standing("views"), Standing::Observed);
         assert_eq!(standing("new"), Standing::Observed);

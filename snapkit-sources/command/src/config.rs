@@ -82,12 +82,30 @@ pub struct CommandConfig {
     /// unless given.
     #[serde(default = "default_consistency", skip_serializing)]
     pub consistency: Consistency,
+    /// Which of `facts` are the proof of a restore: they tell one content from another. The others are only observed.
+    #[serde(default, skip_serializing)]
+    pub proof: Vec<String>,
     /// Whether the same state always gives the same bytes, so that a restore is proven by capturing again.
     #[serde(default, skip_serializing)]
     pub repeatable: bool,
     /// The most bytes of scratch space that a restore takes; unless given, all that is free.
     #[serde(default, skip_serializing)]
     pub scratch: Option<u64>,
+    /// What content of a snapshot is like, where that is not as it is captured now: see [`add_programs`].
+    #[serde(default, skip_serializing)]
+    pub(crate) stored: Option<Whole>,
+}
+
+/// How content is known to be whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Whole {
+    /// The fewest bytes.
+    #[serde(default = "default_min_size")]
+    pub(crate) min_size: u64,
+    /// What stands near its end.
+    #[serde(default)]
+    pub(crate) end: Option<String>,
 }
 
 fn secrets<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
@@ -138,8 +156,10 @@ impl CommandConfig {
             min_size: default_min_size(),
             end: None,
             consistency: default_consistency(),
+            proof: Vec::new(),
             repeatable: false,
             scratch: None,
+            stored: None,
         }
     }
 
@@ -173,24 +193,52 @@ impl CommandConfig {
                 return bad("a program has no name, or a NUL byte in its words".to_owned());
             }
         }
+        if let Some(name) = self.proof.iter().find(|name| !self.facts.contains_key(*name)) {
+            return bad(format!("`proof`: {name} is none of `facts`"));
+        }
         if let Some((name, _)) = self.facts.iter().find(|(_, words)| words.is_empty()) {
             return bad(format!("`facts`: {name} names no program"));
         }
         Ok(self)
+    }
+
+    /// How what is captured now is known to be whole.
+    pub(crate) fn whole(&self) -> Whole {
+        Whole { min_size: self.min_size, end: self.end.clone() }
+    }
+
+    /// How what a snapshot holds is known to be whole.
+    pub(crate) fn whole_stored(&self) -> Whole {
+        self.stored.clone().unwrap_or_else(|| self.whole())
+    }
+}
+
+/// What of settings a snapshot may say.
+const STORED: [&str; 3] = ["file", "min_size", "end"];
+
+/// Leave of settings that come from a snapshot what a snapshot may say: whoever can write to a repository can have written
+/// there what they would like to be started.
+pub(crate) fn leave_stored(settings: &mut Value) {
+    if let Some(settings) = settings.as_object_mut() {
+        settings.retain(|name, _| STORED.contains(&name.as_str()));
     }
 }
 
 /// Add to settings that come from a snapshot what is in none, from those that were declared: the programs, and what they are
 /// told. What content is called and how it is known to be whole is as it was when it was captured.
 pub fn add_programs(settings: &mut Value, declared: &Value) {
-    let (Some(settings), Some(declared)) = (settings.as_object_mut(), declared.as_object()) else {
+    leave_stored(settings);
+    let (Some(stored), Some(declared)) = (settings.as_object(), declared.as_object()) else {
         return;
     };
-    for (name, value) in declared {
-        if !["file", "min_size", "end"].contains(&name.as_str()) {
-            settings.insert(name.clone(), value.clone());
-        }
+    let mut all = declared.clone();
+    all.remove("stored");
+    let mut whole = stored.clone();
+    if let Some(file) = whole.remove("file") {
+        all.insert("file".to_owned(), file);
     }
+    all.insert("stored".to_owned(), Value::Object(whole));
+    *settings = Value::Object(all);
 }
 
 #[cfg(test)]
@@ -216,6 +264,7 @@ mod tests {
             told(|config| config.env.push(String::new())),
             told(|config| config.restore = vec![String::new()]),
             told(|config| config.check = vec!["a\0".to_owned()]),
+            told(|config| config.proof.push("rows".to_owned())),
             told(|config| config.database = Some("shop".to_owned())),
             told(|config| config.preset = Some(Preset::Mariadb)),
             told(|config| {
@@ -230,6 +279,7 @@ mod tests {
         there can be no variable of this name: ""
         a program has no name, or a NUL byte in its words
         a program has no name, or a NUL byte in its words
+        `proof`: rows is none of `facts`
         a `database` needs a `preset`
         a `preset` needs the name of its `database`
         `database`: only names of letters, digits, `_`, `-`, `.` and `$` are known to a `preset`
@@ -251,10 +301,26 @@ mod tests {
         assert!(!format!("{config:?}").contains("hush"));
         let mut written = serde_json::to_value(&config).unwrap();
         assert_eq!(written, serde_json::json!({ "file": "shop.sql", "min_size": 100 }));
-        let declared = serde_json::json!({ "file": "x", "restore": ["psql", "other"] });
+        // Somebody has written more there.
+        for name in ["restore", "check", "empty", "capture"] {
+            written[name] = serde_json::json!(["evil"]);
+        }
+        written["facts"] = serde_json::json!({ "x": ["evil"] });
+        written["env"] = serde_json::json!(["SECRET"]);
+        written["stored"] = serde_json::json!({ "min_size": 1 });
+        let mut alone = written.clone();
+        leave_stored(&mut alone);
+        assert_eq!(alone, serde_json::json!({ "file": "shop.sql", "min_size": 100 }));
+        let declared =
+            serde_json::json!({ "file": "x", "restore": ["psql", "other"], "end": "now" });
         add_programs(&mut written, &declared);
+        assert!(!written.to_string().contains("evil"), "{written}");
         let known: CommandConfig = serde_json::from_value(written).unwrap();
-        assert_eq!(known.file.unwrap().as_str(), "shop.sql");
-        assert_eq!((known.restore[1].as_str(), known.min_size), ("other", 100));
+        assert_eq!(known.whole_stored(), Whole { min_size: 100, end: None });
+        assert_eq!(known.whole(), Whole { min_size: 1, end: Some("now".to_owned()) });
+        assert_eq!(
+            (known.file.unwrap().as_str(), known.restore[1].as_str()),
+            ("shop.sql", "other")
+        );
     }
 }

@@ -89,6 +89,12 @@ pub fn register(registry: &mut Registry) {
         let config = registry::settings(&name, settings)?;
         Ok(Arc::new(Command::new(name, config)?))
     });
+    // Without the stack file there are no programs.
+    registry.register_captured(KIND, |name, mut settings| {
+        config::leave_stored(&mut settings);
+        let config = registry::settings(&name, settings)?;
+        Ok(Arc::new(Command::new(name, config)?))
+    });
 }
 
 #[async_trait]
@@ -141,11 +147,17 @@ impl Source for Command {
                 Err(e) if e.reason() == Reason::ProgramFailed => {
                     findings.add(meta.name.as_str(), e.chain());
                 }
-                fed => drop(fed?),
+                Err(e) if e.is_damage() || cx.check().is_err() => return Err(e),
+                // That there is no such program says nothing about what is stored.
+                Err(e) => {
+                    let what = "it could not be checked";
+                    return Err(Error::new(Reason::Unsupported, what).caused_by(e));
+                }
+                Ok(_) => {}
             }
         }
         let examiner = examiner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(lack) = examiner.lack(&self.config) {
+        if let Some(lack) = examiner.lack(&self.config.whole_stored()) {
             findings.add(meta.name.as_str(), lack);
         }
         Ok(findings)

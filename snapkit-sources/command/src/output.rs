@@ -11,7 +11,7 @@ use snapkit_core::{Error, Reason, Result};
 use snapkit_source_stream::Tally;
 use tokio::process::ChildStdout;
 
-use crate::config::{CommandConfig, MAX_END};
+use crate::config::{CommandConfig, MAX_END, Whole};
 use crate::program::Running;
 
 /// The setting that names the program.
@@ -37,15 +37,15 @@ impl Examiner {
     }
 
     /// Why what came is not whole content.
-    pub(crate) fn lack(&self, config: &CommandConfig) -> Option<String> {
+    pub(crate) fn lack(&self, whole: &Whole) -> Option<String> {
         let bytes = self.tally.bytes;
         if bytes == 0 {
             return Some("it is empty".to_owned());
         }
-        if bytes < config.min_size {
-            return Some(format!("it has {bytes} bytes, and `min_size` wants {}", config.min_size));
+        if bytes < whole.min_size {
+            return Some(format!("it has {bytes} bytes, and `min_size` wants {}", whole.min_size));
         }
-        let end = config.end.as_ref()?.as_bytes();
+        let end = whole.end.as_ref()?.as_bytes();
         let is_there = self.tail.windows(end.len()).any(|window| window == end);
         (!is_there).then(|| "the text that `end` wants near its end is not there".to_owned())
     }
@@ -55,8 +55,12 @@ impl Examiner {
     }
 }
 
-/// A program that has begun to write.
-pub(crate) struct Output {
+/// A program that writes. Whoever reads it shares it with whoever ends it, so that it can be asked to end when nobody reads
+/// it any more.
+#[derive(Clone, Default)]
+pub(crate) struct Output(Arc<tokio::sync::Mutex<Option<Writing>>>);
+
+struct Writing {
     running: Running,
     pipe: ChildStdout,
     first: Option<Bytes>,
@@ -64,39 +68,55 @@ pub(crate) struct Output {
 
 impl Output {
     /// Start the program and wait for its first byte. `source-missing` if it ends without one.
-    pub(crate) async fn begin(cx: &Context, config: &CommandConfig) -> Result<Self> {
+    pub(crate) async fn begin(&self, cx: &Context, config: &CommandConfig) -> Result<()> {
+        let mut slot = self.0.lock().await;
         let mut running = Running::start(cx, config, (CAPTURE, &config.capture), Stdio::null())?;
-        let mut pipe = running.output()?;
-        let first = running.read(cx, &mut pipe, config.idle).await?;
-        if first.is_none() {
-            running.succeed(cx).await?;
+        let pipe = running.output()?;
+        let writing = slot.insert(Writing { running, pipe, first: None });
+        writing.first = writing.running.read(cx, &mut writing.pipe, config.idle).await?;
+        if writing.first.is_none() {
+            writing.running.succeed(cx).await?;
             return Err(incomplete(Reason::SourceMissing, "it is empty", config));
         }
-        Ok(Self { running, pipe, first })
+        Ok(())
+    }
+
+    /// The next that it writes.
+    async fn next(&self, cx: &Context, config: &CommandConfig) -> Result<Option<Bytes>> {
+        let mut slot = self.0.lock().await;
+        let Some(writing) = slot.as_mut() else {
+            return Err(Error::new(Reason::Cancelled, "the program was ended"));
+        };
+        if let Some(first) = writing.first.take() {
+            return Ok(Some(first));
+        }
+        match writing.running.read(cx, &mut writing.pipe, config.idle).await? {
+            Some(piece) => Ok(Some(piece)),
+            None => {
+                writing.running.succeed(cx).await?;
+                *slot = None;
+                Ok(None)
+            }
+        }
     }
 
     /// All that it writes. The last item is an error if the program fails, or what it wrote is not whole.
     pub(crate) fn stream(
-        self,
+        &self,
         cx: &Context,
         config: &Arc<CommandConfig>,
         seen: Seen,
     ) -> ByteStream {
-        let (cx, config) = (cx.clone(), Arc::clone(config));
-        let begun = (self, Examiner::default());
-        Box::pin(stream::try_unfold(begun, move |(mut output, mut examiner)| {
-            let (cx, config, seen) = (cx.clone(), Arc::clone(&config), Arc::clone(&seen));
+        let (output, cx, config) = (self.clone(), cx.clone(), Arc::clone(config));
+        Box::pin(stream::try_unfold(Examiner::default(), move |mut examiner| {
+            let (output, cx, config) = (output.clone(), cx.clone(), Arc::clone(&config));
+            let seen = Arc::clone(&seen);
             async move {
-                let piece = match output.first.take() {
-                    Some(first) => Some(first),
-                    None => output.running.read(&cx, &mut output.pipe, config.idle).await?,
-                };
-                if let Some(piece) = piece {
+                if let Some(piece) = output.next(&cx, &config).await? {
                     examiner.take_in(&piece);
-                    return Ok(Some((piece, (output, examiner))));
+                    return Ok(Some((piece, examiner)));
                 }
-                output.running.succeed(&cx).await?;
-                if let Some(lack) = examiner.lack(&config) {
+                if let Some(lack) = examiner.lack(&config.whole()) {
                     return Err(incomplete(Reason::SourceMissing, &lack, &config));
                 }
                 *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(examiner.into_tally());
@@ -106,8 +126,10 @@ impl Output {
     }
 
     /// The program is not wanted any more.
-    pub(crate) async fn end(mut self, cx: &Context) {
-        self.running.end(cx).await;
+    pub(crate) async fn end(&self, cx: &Context) {
+        if let Some(mut writing) = self.0.lock().await.take() {
+            writing.running.end(cx).await;
+        }
     }
 }
 

@@ -79,12 +79,13 @@ fn postgresql(config: &mut CommandConfig, database: &str) {
         config.facts.insert("rows".to_owned(), sum("count(*)"));
         let hash = "coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)";
         config.facts.insert("content".to_owned(), sum(hash));
+        config.proof = vec!["rows".to_owned(), "content".to_owned()];
     }
     config.consistency = Consistency::Point;
 }
 
 fn mariadb(config: &mut CommandConfig, database: &str) {
-    // In the order of keys and without the date, so that the same state gives the same bytes.
+    // In the order of keys and without comments, which have the date, so that the same state gives the same bytes.
     fill(
         &mut config.capture,
         &[
@@ -96,13 +97,21 @@ fn mariadb(config: &mut CommandConfig, database: &str) {
             "--events",
             "--triggers",
             "--hex-blob",
-            "--skip-dump-date",
-            "--add-drop-database",
-            "--databases",
+            "--skip-comments",
             database,
         ],
     );
-    fill(&mut config.restore, &["mariadb"]);
+    if config.restore.is_empty() {
+        // The dump names no database. What new tables are like is a property of the one that is there.
+        let name = format!("\\`{database}\\`");
+        let like = format!(
+            "select concat('character set ', default_character_set_name, ' collate ', default_collation_name) from information_schema.schemata where schema_name = '{database}'"
+        );
+        let script = format!(
+            "like=$(mariadb -N -B -e \"{like}\") && mariadb -e \"drop database if exists {name}; create database {name} $like\" && exec mariadb {database}"
+        );
+        config.restore = words(&["sh", "-c", &script]);
+    }
     if config.empty.is_empty() {
         let count = format!(
             "select count(*) from information_schema.tables where table_schema = '{database}'"
@@ -111,7 +120,7 @@ fn mariadb(config: &mut CommandConfig, database: &str) {
             format!("found=$(mariadb -N -B -e \"{count}\") || exit 2; test \"$found\" = 0");
         config.empty = words(&["sh", "-c", &script]);
     }
-    config.end.get_or_insert_with(|| "-- Dump completed".to_owned());
+    config.end.get_or_insert_with(|| "SQL_NOTES=@OLD_SQL_NOTES".to_owned());
     config.consistency = Consistency::Point;
     config.repeatable = true;
 }

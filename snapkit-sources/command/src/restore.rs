@@ -17,7 +17,7 @@ use snapkit_core::facts::{Fact, Facts, Standing};
 use snapkit_core::scratch::{Room, Scratch, ScratchWriter};
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest};
 use snapkit_core::{Error, Reason, Result};
-use snapkit_source_stream::{DIGEST, FileRestore, Tally, tally};
+use snapkit_source_stream::{FileRestore, Tally, tally};
 
 use crate::capture::{ANSWER, answers, describe};
 use crate::config::CommandConfig;
@@ -30,8 +30,14 @@ const READ: usize = 256 << 10;
 /// Content on its way to a program.
 pub(crate) struct CommandRestore {
     config: Arc<CommandConfig>,
-    /// Whether what is there is kept, and where.
+    /// The directory that what is there is kept in, if it is.
     keep: Option<PathBuf>,
+    /// What was kept: where, and what proves it.
+    old: Option<(PathBuf, Facts)>,
+    /// What is being kept.
+    part: Option<PathBuf>,
+    /// Whether there was nothing.
+    was_empty: bool,
     read_back: bool,
     /// What is known of what was captured.
     captured: Facts,
@@ -69,41 +75,93 @@ impl CommandRestore {
                 let what = "what is there cannot be kept: `capture` names no program";
                 return Err(Error::new(Reason::InvalidConfig, what));
             }
-            keep = Some(recovery.join(describe(&config)?.name.as_str()));
+            keep = Some(recovery.clone());
         }
         let (read_back, captured) = (request.read_back, request.record.facts.clone());
-        Ok(Self { config, keep, read_back, captured, staged: None })
-    }
-
-    /// Capture what is there. Nothing has been changed if that fails.
-    async fn keep(&self, cx: &Context, kept: &Path) -> Result<Facts> {
-        let old = write_to(cx, &self.config, kept).await;
-        old.map_err(|e| {
-            drop(fs::remove_file(kept));
-            let what = "what is there could not be kept, so nothing was changed";
-            Error::new(e.reason(), what).caused_by(e)
+        Ok(Self {
+            config,
+            keep,
+            old: None,
+            part: None,
+            was_empty: is_empty,
+            read_back,
+            captured,
+            staged: None,
         })
     }
 
+    /// Capture what is there. What earlier restores have kept stays.
+    async fn keep(&mut self, cx: &Context, directory: &Path) -> Result<()> {
+        let name = describe(&self.config)?.name;
+        let directory = directory.to_owned();
+        let (part, file) = cx
+            .blocking({
+                let (directory, part) = (directory.clone(), format!("{name}.part"));
+                move || create_new(&directory, &part)
+            })
+            .await?;
+        // Also if nobody waits for it any more.
+        self.part = Some(part.clone());
+        let kept = async {
+            let mut facts = proof(cx, &self.config).await?;
+            let tally = write_to(cx, &self.config, file, &part).await?;
+            if self.config.repeatable {
+                facts.0.extend(tally.0);
+            }
+            let part = part.clone();
+            let place = cx.blocking(move || give_name(&part, &directory, name.as_str())).await?;
+            Ok((place, facts))
+        };
+        let kept = kept.await;
+        self.part = None;
+        match kept {
+            Ok(old) => {
+                self.old = Some(old);
+                Ok(())
+            }
+            Err(e) => {
+                let e: Error = e;
+                drop(fs::remove_file(&part));
+                let what = "what is there could not be kept, so it was left as it is";
+                Err(Error::new(e.reason(), what).caused_by(e).with_hint(
+                    "if it is worth nothing, have `empty` end with 0, or give the content to the program yourself: \
+                     `snapkit dump SNAPSHOT:SOURCE | PROGRAM`",
+                ))
+            }
+        }
+    }
+
     /// Put back what was kept, whoever does not want to wait for it any more.
-    async fn take_back(&self, cx: &Context, (kept, old): &(&Path, Facts), failure: Error) -> Error {
+    async fn take_back(
+        &self,
+        cx: &Context,
+        (kept, old): &(PathBuf, Facts),
+        failure: Error,
+    ) -> Error {
         let patient = cx.unhurried();
-        let content = read_from(&patient, (*kept).to_owned());
+        let content = read_from(&patient, kept.clone());
         let put = feed(&patient, &self.config, ("`restore`", &self.config.restore), content).await;
         // It may not have done what it says.
-        let is_back = match put {
-            Ok(true) if self.config.repeatable => facts(&patient, &self.config)
-                .await
-                .is_ok_and(|now| old.0.iter().all(|(name, fact)| now.0.get(name) == Some(fact))),
-            put => put.unwrap_or(false),
+        let is_there = |now: Facts| old.0.iter().all(|(name, fact)| now.0.get(name) == Some(fact));
+        let put = match put {
+            Ok(true) if !old.0.is_empty() => facts(&patient, &self.config).await.map(is_there),
+            put => put,
         };
-        let state = match is_back {
-            true => "the old state was put back",
-            false => "the old state could not be put back",
+        let state = match put {
+            Ok(true) if old.0.is_empty() => {
+                "the old state was given back to it, which ended well; nothing proves that it is there"
+            }
+            Ok(true) => "the old state was put back",
+            Ok(false) | Err(_) => "the old state could not be put back",
         };
-        Error::new(failure.reason(), format!("{}; {state}", failure.message()))
-            .with("old_state", kept.display())
-            .caused_by(failure)
+        let told = Error::new(failure.reason(), format!("{}; {state}", failure.message()))
+            .with("old_state", kept.display());
+        let told = match put {
+            Ok(true) => told,
+            Ok(false) => told.with_hint(self.undo(kept).join("; ")),
+            Err(e) => told.with("putting_back", e.chain()).with_hint(self.undo(kept).join("; ")),
+        };
+        told.caused_by(failure)
     }
 
     fn undo(&self, kept: &Path) -> Vec<String> {
@@ -123,15 +181,11 @@ impl CommandRestore {
 }
 
 async fn is_empty(cx: &Context, config: &CommandConfig) -> Result<bool> {
-    let (status, _) = ask(cx, config, ("`empty`", &config.empty)).await?;
-    match status.code() {
+    let answer = ask(cx, config, ("`empty`", &config.empty)).await?;
+    match answer.status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
-        _ => {
-            let what = format!("`empty` failed: {status}; it ends with 0 or 1");
-            let name = config.empty.first().map_or("", String::as_str);
-            Err(Error::new(Reason::ProgramFailed, what).with("program", name))
-        }
+        _ => Err(answer.failure("`empty`", "; it ends with 0 or 1")),
     }
 }
 
@@ -139,30 +193,81 @@ async fn is_empty(cx: &Context, config: &CommandConfig) -> Result<bool> {
 pub(crate) async fn facts(cx: &Context, config: &Arc<CommandConfig>) -> Result<Facts> {
     let mut facts = answers(cx, config).await?;
     if config.repeatable && !config.capture.is_empty() {
-        let output = Output::begin(cx, config).await?;
-        let tally = tally(cx, output.stream(cx, config, Seen::default())).await?;
-        facts.0.extend(tally.facts(Standing::Observed).0);
+        let output = Output::default();
+        let read = async {
+            output.begin(cx, config).await?;
+            tally(cx, output.stream(cx, config, Seen::default())).await
+        };
+        let read = read.await;
+        output.end(cx).await;
+        facts.0.extend(read?.facts(Standing::Observed).0);
     }
     Ok(facts)
 }
 
-/// Capture to a file of our own. What it is then, as facts.
-async fn write_to(cx: &Context, config: &Arc<CommandConfig>, path: &Path) -> Result<Facts> {
-    let what = format!("cannot write {}", path.display());
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .doing(|| what.clone())?;
-    let output = Output::begin(cx, config).await?;
-    let mut content = output.stream(cx, config, Seen::default());
-    let mut tally = Tally::default();
-    while let Some(piece) = cx.run(content.try_next()).await? {
-        tally.take_in(&piece);
-        let what = what.clone();
-        file = cx.blocking(move || file.write_all(&piece).doing(|| what).map(|()| file)).await?;
+/// The answers that are a proof.
+async fn proof(cx: &Context, config: &CommandConfig) -> Result<Facts> {
+    let mut answers = answers(cx, config).await?;
+    let is_proof =
+        |name: &str| name.strip_prefix(ANSWER).is_some_and(|n| config.proof.iter().any(|p| p == n));
+    answers.0.retain(|name, fact| is_proof(name) && fact.standing == Standing::Observed);
+    Ok(answers)
+}
+
+/// Give a whole file its name, or one that follows it.
+fn give_name(part: &Path, directory: &Path, name: &str) -> Result<PathBuf> {
+    let (place, made) = create_new(directory, name)?;
+    drop(made);
+    // Over what was just made.
+    fs::rename(part, &place)
+        .and_then(|()| File::open(directory)?.sync_all())
+        .doing(|| format!("cannot write {}", place.display()))?;
+    Ok(place)
+}
+
+/// A file that was not there, of this name or of one that follows it.
+fn create_new(directory: &Path, name: &str) -> Result<(PathBuf, File)> {
+    for number in 0_u32.. {
+        let place = match number {
+            0 => directory.join(name),
+            number => directory.join(format!("{name}.{number}")),
+        };
+        let mut options = fs::OpenOptions::new();
+        match options.write(true).create_new(true).mode(0o600).open(&place) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => {
+                let file = made.doing(|| format!("cannot write {}", place.display()))?;
+                return Ok((place, file));
+            }
+        }
     }
+    Err(Error::internal("there are too many old states"))
+}
+
+/// Capture to a file of our own. What it is then, as facts.
+async fn write_to(
+    cx: &Context,
+    config: &Arc<CommandConfig>,
+    mut file: File,
+    path: &Path,
+) -> Result<Facts> {
+    let what = format!("cannot write {}", path.display());
+    let output = Output::default();
+    let written = async {
+        output.begin(cx, config).await?;
+        let mut content = output.stream(cx, config, Seen::default());
+        let mut tally = Tally::default();
+        while let Some(piece) = cx.run(content.try_next()).await? {
+            tally.take_in(&piece);
+            let what = what.clone();
+            file =
+                cx.blocking(move || file.write_all(&piece).doing(|| what).map(|()| file)).await?;
+        }
+        Ok((tally, file))
+    };
+    let written = written.await;
+    output.end(cx).await;
+    let (tally, file) = written?;
     cx.blocking(move || file.sync_all().doing(|| what)).await?;
     Ok(tally.facts(Standing::Observed))
 }
@@ -206,12 +311,8 @@ impl Restore for DirectoryRestore {
     async fn finish(self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
         let Self { inner, captured } = *self;
         let mut report = Box::new(inner).finish(cx).await?;
-        let value = |facts: &Facts| facts.0.get(DIGEST).map(|fact| fact.value.clone());
-        // What is the same byte by byte would be answered for in the same way.
-        if value(&report.facts).is_some() && value(&report.facts) == value(&captured) {
-            let answers = answers_of(&captured).map(|(name, fact)| (name.clone(), fact.clone()));
-            report.facts.0.extend(answers);
-        }
+        // They are of a live system, which a file is not.
+        report.beside.extend(answers_of(&captured).map(|(name, _)| name.clone()));
         Ok(report)
     }
 
@@ -246,32 +347,37 @@ impl Restore for CommandRestore {
             examiner.take_in(&piece);
             staged = cx.blocking(move || staged.write(&piece).map(|()| staged)).await?;
         }
-        if let Some(lack) = examiner.lack(&self.config) {
+        if let Some(lack) = examiner.lack(&self.config.whole_stored()) {
             return Err(Error::corrupt(format!("the content is not whole: {lack}")));
         }
         let staged = cx.blocking(move || staged.finish()).await?;
+        let content = staged.stream(cx, 0, staged.len());
         self.staged = Some((staged, examiner.into_tally()));
-        Ok(())
+        // All that can fail does so before anything is changed anywhere.
+        if !self.config.check.is_empty() {
+            let check = ("`check`", &self.config.check[..]);
+            feed(cx, &self.config, check, content).await.map_err(|e| {
+                Error::new(e.reason(), "the content does not pass `check`").caused_by(e)
+            })?;
+        }
+        match self.keep.clone() {
+            Some(directory) => self.keep(cx, &directory).await,
+            None => Ok(()),
+        }
     }
 
     async fn finish(mut self: Box<Self>, cx: &Context) -> Result<RestoreReport> {
         let (staged, taken) =
             self.staged.take().ok_or_else(|| Error::invalid("nothing was put to be restored"))?;
-        let content = || staged.stream(cx, 0, staged.len());
-        if !self.config.check.is_empty() {
-            let check = ("`check`", &self.config.check[..]);
-            feed(cx, &self.config, check, content()).await.map_err(|e| {
-                Error::new(e.reason(), "the content does not pass, so nothing was changed")
-                    .caused_by(e)
-            })?;
-        }
         let mut report = RestoreReport::default();
-        let mut old = None;
-        if let Some(kept) = &self.keep {
-            old = Some((kept.as_path(), self.keep(cx, kept).await?));
-            report.undo = self.undo(kept);
+        let content = staged.stream(cx, 0, staged.len());
+        // Hours may lie between.
+        if self.was_empty && !is_empty(cx, &self.config).await? {
+            let what =
+                "`empty` says that there is something meanwhile where the content is put back";
+            return Err(Error::new(Reason::TargetNotEmpty, what));
         }
-        let put = feed(cx, &self.config, ("`restore`", &self.config.restore), content()).await;
+        let put = feed(cx, &self.config, ("`restore`", &self.config.restore), content).await;
         let failure = match put {
             Ok(true) => None,
             Ok(false) => Some(Error::new(
@@ -281,11 +387,12 @@ impl Restore for CommandRestore {
             Err(e) => Some(e),
         };
         if let Some(failure) = failure {
-            return Err(match &old {
+            return Err(match &self.old {
                 Some(old) => self.take_back(cx, old, failure).await,
                 None => failure.with_hint("what is there now may be a part of the content"),
             });
         }
+        report.undo = self.old.iter().flat_map(|(kept, _)| self.undo(kept)).collect();
         if !self.read_back {
             return Ok(report);
         }
@@ -294,15 +401,25 @@ impl Restore for CommandRestore {
             // The restore is done, and how to undo it must be told.
             Err(e) => report.problems.push(format!("it could not be read back: {}", e.chain())),
         }
-        // Where answers are the proof of the system, the digest is that of what the program took.
-        if !self.config.repeatable && answers_of(&self.captured).next().is_some() {
-            report.facts.0.extend(taken.facts(Standing::Observed).0);
+        // Where answers are the proof of the system, its content is not what is compared.
+        if !self.config.repeatable {
+            match answers_of(&self.captured).next() {
+                Some(_) => report.beside.extend(taken.facts(Standing::Observed).0.into_keys()),
+                None => report.notes.push(
+                    "nothing proves it: name `facts`, or say `repeatable = true` if the same state always gives the same bytes"
+                        .to_owned(),
+                ),
+            }
         }
         report.problem_count = report.problems.len() as u64;
         Ok(report)
     }
 
     async fn abort(self: Box<Self>, _: &Context) -> Result<()> {
+        // What was kept is not needed, for nothing was changed.
+        for file in self.old.map(|(kept, _)| kept).into_iter().chain(self.part) {
+            drop(fs::remove_file(file));
+        }
         Ok(())
     }
 }

@@ -133,7 +133,7 @@ impl NatsRestore {
         if let Some(comparison) = comparison.as_ref().filter(differs)
             && let Some(first) = comparison.differences.first()
         {
-            let what = "what is stored is not what was captured, so nothing was changed";
+            let what = "what is stored is not what was captured, so the target was left as it is";
             return Err(Error::corrupt(what)
                 .with("fact", &first.fact)
                 .with("captured", &first.expected)

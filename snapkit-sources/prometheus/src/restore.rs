@@ -1,7 +1,7 @@
 //! A restore: blocks are written beside the data, examined, and moved into their places one by one, each in one step. A
 //! server that runs takes up what appears there within a minute; one that is stopped when it starts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{
@@ -16,7 +16,7 @@ use futures_util::TryStreamExt as _;
 use snapkit_core::artifact::{ArtifactMeta, Body};
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::error::IoContext as _;
-use snapkit_core::facts::{Fact, Facts, Standing};
+use snapkit_core::facts::{Facts, Standing};
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
 use snapkit_core::{Error, Reason, Result};
 
@@ -352,10 +352,10 @@ impl PrometheusRestore {
         retention::warning(blocks, &text, cx.now())
     }
 
-    fn answers(&self) -> BTreeMap<String, Fact> {
-        let is_answer = |name: &str| name.starts_with(ANSWER);
-        let all = self.captured.0.iter().filter(|(name, _)| is_answer(name));
-        all.map(|(name, fact)| (name.clone(), fact.clone())).collect()
+    /// What was answered when it was captured.
+    fn answers(&self) -> impl Iterator<Item = String> {
+        let names = self.captured.0.keys();
+        names.filter(|name| name.starts_with(ANSWER)).cloned()
     }
 }
 
@@ -448,11 +448,8 @@ impl Restore for PrometheusRestore {
                         Err(e) => report.problems.push(e.chain()),
                     }
                 }
-                // Blocks that are the same byte by byte would answer the same.
-                _ if self.captured.compare(&report.facts).differences.is_empty() => {
-                    report.facts.0.extend(self.answers());
-                }
-                _ => {}
+                // Nobody can be asked.
+                _ => report.beside.extend(self.answers()),
             }
         }
         report.problem_count = report.problems.len() as u64;

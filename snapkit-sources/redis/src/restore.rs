@@ -245,7 +245,8 @@ impl Whole {
         let comparison = plan.expected.compare(&this.facts(&this.tally));
         match comparison.differences.first() {
             Some(difference) if !plan.allow_damage => {
-                let what = "what is stored is not what was captured, so nothing was changed";
+                let what =
+                    "what is stored is not what was captured, so the target was left as it is";
                 Err(Error::corrupt(what)
                     .with("fact", &difference.fact)
                     .with("captured", &difference.expected)

@@ -11,6 +11,8 @@ use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, ByteStream, Chunk
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Facts, RestoreVerdict, Standing};
 use snapkit_core::manifest::SourceRecord;
+use snapkit_core::registry::Registry;
+use snapkit_core::secret::Secret;
 use snapkit_core::source::{RestoreReport, RestoreRequest, Source as _, Target};
 use snapkit_core::{Error, Reason, Result};
 use snapkit_source_command::{Command, CommandConfig};
@@ -125,16 +127,16 @@ async fn captures_that_are_none() {
     echo long enough, but without its end
         what `capture` has written is not whole: the text that `end` wants near its end is not there (program=sh) (source-missing, exit 1)
     echo begun; exec sleep 60
-        `capture` has written nothing for 400ms and was ended (program=sh) (timed-out, exit 75)
+        `capture` has written nothing for 400ms and was ended (program=sh) (unavailable, exit 75)
     exec sleep 60
-        `capture` has written nothing for 400ms and was ended (program=sh) (timed-out, exit 75)
+        `capture` has written nothing for 400ms and was ended (program=sh) (unavailable, exit 75)
     while :; do echo more; sleep 0.1; done
-        `capture` did not end within 1.5s and was ended (program=sh) (timed-out, exit 75)
+        `capture` did not end within 1.5s and was ended (program=sh) (unavailable, exit 75)
     echo the token is $TOKEN >&2; exit 1
         `capture` failed: exit status: 1 (program=sh, said=the token is …) (program-failed, exit 1)
     `capture` names no program (invalid-config, exit 2)
-    `capture` cannot be started (program=no-such-program-here): No such file or directory (os error 2) (not-found, exit 1)
-    `capture` cannot be started (program=/etc/passwd): Permission denied (os error 13) (permission-denied, exit 1)
+    `capture`: there is no such program (program=no-such-program-here) (not-found, exit 1)
+    `capture`: there is no such program (program=/etc/passwd) (not-found, exit 1)
     ");
 }
 
@@ -171,10 +173,14 @@ async fn restores_that_are_none() {
             fs::create_dir(&recovery).unwrap();
             let e =
                 restore(&cx, &source, overwrite.then_some(&recovery), content).await.unwrap_err();
-            let text = told(&dir, &e).replace(recovery.to_str().unwrap(), "RECOVERY");
+            let shown = |text: &str| {
+                let text = text.replace(recovery.to_str().unwrap(), "RECOVERY");
+                text.replace(dir.path().to_str().unwrap(), "DIR")
+            };
+            let text = shown(&told(&dir, &e));
             let hint = match e.hint() {
                 "" => String::new(),
-                hint => format!("    hint: {hint}\n"),
+                hint => format!("    hint: {}\n", shown(hint)),
             };
             let state = fs::read_to_string(dir.path().join("state")).unwrap_or_default();
             all += &format!("{what}\n    {text}{hint}    now: {}\n", state.trim_end());
@@ -198,6 +204,17 @@ async fn restores_that_are_none() {
         config.restore = shell("head -c 10 > new; mv new state");
     })
     .await;
+    // Less than a pipe holds.
+    try_it("reads nothing", good, true, |config| config.restore = shell("sleep 0.1")).await;
+    try_it("lies, and nothing proves it", good, true, |config| {
+        config.repeatable = false;
+        config.restore = shell("cat > state; grep -q then state && exit 4; echo other > state");
+    })
+    .await;
+    try_it("lies", good, true, |config| {
+        config.restore = shell("cat > state; grep -q then state && exit 4; echo other > state");
+    })
+    .await;
     try_it("never ends", good, true, |config| {
         config.restore = shell("cat > state; grep -q now state || exec sleep 60");
         config.timeout = Duration::from_secs(1);
@@ -210,54 +227,69 @@ async fn restores_that_are_none() {
     .await;
     assert!(!all.contains(TOKEN), "{all}");
     assert_snapshot!(all, @"
-        something is there
-            `empty` says that there is something where the content is put back (target-not-empty, exit 11)
-            hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
-            now: state of now
-        nobody says
-            nobody says that there is nothing where the content is put back: `empty` names no program (target-not-empty, exit 11)
-            hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
-            now: state of now
-        nobody knows
-            `empty` failed: exit status: 2; it ends with 0 or 1 (program=sh) (program-failed, exit 1)
-            now: state of now
-        no program
-            `restore` names no program (invalid-config, exit 2)
-            hint: programs stand in the stack file, and are in no snapshot; or restore to a directory with --target
-            now: state of now
-        nothing to keep it with
-            what is there cannot be kept: `capture` names no program (invalid-config, exit 2)
-            now: state of now
-        it cannot be kept
-            what is there could not be kept, so nothing was changed: `capture` failed: exit status: 1 (program=sh) (program-failed, exit 1)
-            now: state of now
-        does not pass
-            the content does not pass, so nothing was changed: `check` failed: exit status: 1 (program=sh) (program-failed, exit 1)
-            now: state of now
-        too short
-            the content is not whole: it is empty (corrupt, exit 4)
-            hint: `snapkit verify --read-data` lists all damage
-            now: state of now
-        no end
-            the content is not whole: the text that `end` wants near its end is not there (corrupt, exit 4)
-            hint: `snapkit verify --read-data` lists all damage
-            now: state of now
-        half way
-            `restore` failed: exit status: 4; the old state was put back (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh, said=not this one) (program-failed, exit 1)
-            now: state of now
-        always
-            `restore` failed: exit status: 4; the old state could not be put back (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
-            now: state of now
-        takes a part
-            `restore` ended before it had taken all of the content; the old state could not be put back (old_state=RECOVERY/app): `restore` ended before it had taken all of the content (program-failed, exit 1)
-            now: state of n
-        never ends
-            `restore` did not end within 1s and was ended; the old state was put back (old_state=RECOVERY/app): `restore` did not end within 1s and was ended (program=sh) (timed-out, exit 75)
-            now: state of now
-        takes nothing
-            `restore` did not end within 1s and was ended; the old state could not be put back (old_state=RECOVERY/app): `restore` did not end within 1s and was ended (program=sh) (timed-out, exit 75)
-            now: state of now
-        ");
+    something is there
+        `empty` says that there is something where the content is put back (target-not-empty, exit 11)
+        hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+        now: state of now
+    nobody says
+        nobody says that there is nothing where the content is put back: `empty` names no program (target-not-empty, exit 11)
+        hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
+        now: state of now
+    nobody knows
+        `empty` failed: exit status: 2; it ends with 0 or 1 (program=sh) (program-failed, exit 1)
+        now: state of now
+    no program
+        `restore` names no program (invalid-config, exit 2)
+        hint: programs stand in the stack file, and are in no snapshot; or restore to a directory with --target
+        now: state of now
+    nothing to keep it with
+        what is there cannot be kept: `capture` names no program (invalid-config, exit 2)
+        now: state of now
+    it cannot be kept
+        what is there could not be kept, so it was left as it is: `capture` failed: exit status: 1 (program=sh) (program-failed, exit 1)
+        hint: if it is worth nothing, have `empty` end with 0, or give the content to the program yourself: `snapkit dump SNAPSHOT:SOURCE | PROGRAM`
+        now: state of now
+    does not pass
+        the content does not pass `check`: `check` failed: exit status: 1 (program=sh) (program-failed, exit 1)
+        now: state of now
+    too short
+        the content is not whole: it is empty (corrupt, exit 4)
+        hint: `snapkit verify --read-data` lists all damage
+        now: state of now
+    no end
+        the content is not whole: the text that `end` wants near its end is not there (corrupt, exit 4)
+        hint: `snapkit verify --read-data` lists all damage
+        now: state of now
+    half way
+        `restore` failed: exit status: 4; the old state was put back (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh, said=not this one) (program-failed, exit 1)
+        now: state of now
+    always
+        `restore` failed: exit status: 4; the old state could not be put back (old_state=RECOVERY/app, putting_back=`restore` failed: exit status: 4 (program=sh)): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
+        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'cat > state; exit 4' < RECOVERY/app
+        now: state of now
+    takes a part
+        `restore` ended before it had taken all of the content; the old state could not be put back (old_state=RECOVERY/app): `restore` ended before it had taken all of the content (program-failed, exit 1)
+        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'head -c 10 > new; mv new state' < RECOVERY/app
+        now: state of n
+    reads nothing
+        `restore` ended before it had taken all of the content; the old state could not be put back (old_state=RECOVERY/app): `restore` ended before it had taken all of the content (program-failed, exit 1)
+        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'sleep 0.1' < RECOVERY/app
+        now: state of now
+    lies, and nothing proves it
+        `restore` failed: exit status: 4; the old state was given back to it, which ended well; nothing proves that it is there (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
+        now: other
+    lies
+        `restore` failed: exit status: 4; the old state could not be put back (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
+        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'cat > state; grep -q then state && exit 4; echo other > state' < RECOVERY/app
+        now: other
+    never ends
+        `restore` did not end within 1s and was ended; the old state was put back (old_state=RECOVERY/app): `restore` did not end within 1s and was ended (program=sh) (unavailable, exit 75)
+        now: state of now
+    takes nothing
+        `restore` did not end within 1s and was ended; the old state could not be put back (old_state=RECOVERY/app, putting_back=`restore` did not end within 1s and was ended (program=sh)): `restore` did not end within 1s and was ended (program=sh) (unavailable, exit 75)
+        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'exec sleep 60' < RECOVERY/app
+        now: state of now
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,6 +343,8 @@ async fn answers_are_facts() {
         config.facts.insert("word".to_owned(), shell("head -c 5 state"));
         config.facts.insert("broken".to_owned(), shell("exit 1"));
         config.facts.insert("endless".to_owned(), shell("yes"));
+        config.facts.insert("version".to_owned(), shell("echo $TOKEN 15"));
+        config.proof = ["lines", "calls", "word", "broken"].map(str::to_owned).to_vec();
     });
     let (content, facts) = capture(&cx, &source).await.unwrap();
     let shown: Vec<_> = facts
@@ -323,6 +357,7 @@ async fn answers_are_facts() {
     answer.calls = 2 (Observed)
     answer.endless = an answer has more than 4096 bytes (program=sh) (Unknown)
     answer.lines = 1 (Pinned)
+    answer.version = … 15 (Observed)
     answer.word = state (Pinned)
     bytes = 13 (Pinned)
     digest = 44b10a407fd3d8fdc3bb69bb0a635c5dc7c0fc91549d03d5610e15e2d21f7049 (Pinned)
@@ -330,10 +365,12 @@ async fn answers_are_facts() {
     let recovery = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("state"), "1\n2\n3\n").unwrap();
     let report = restore(&cx, &source, Some(recovery.path()), &content).await.unwrap();
-    assert!(!report.facts.0.contains_key("digest"), "no answer was pinned in an empty record");
-    let with_facts = restore_of(&cx, &source, &facts, &content).await;
-    let comparison = facts.compare(&with_facts.facts);
-    assert_eq!((comparison.verdict, comparison.proven), (RestoreVerdict::Match, 4));
+    assert!(report.beside.is_empty() && !report.notes.is_empty(), "nothing is known: {report:?}");
+    let report = restore_of(&cx, &source, &facts, &content).await;
+    let mut of_content = facts.clone();
+    of_content.0.retain(|name, _| !report.beside.contains(name));
+    let comparison = of_content.compare(&report.facts);
+    assert_eq!((comparison.verdict, comparison.proven), (RestoreVerdict::Match, 2));
     fs::write(dir.path().join("state"), "1\n2\n3\n").unwrap();
     let comparison = facts.compare(&source.facts(&cx).await.unwrap());
     assert_eq!(comparison.verdict, RestoreVerdict::Differs);
@@ -375,4 +412,103 @@ async fn another_place_is_a_directory() {
     session.put(&cx, &meta, Body::Bytes(body(b"state of then\n"))).await.unwrap();
     session.finish(&cx).await.unwrap();
     assert_eq!(fs::read(place.path().join("app")).unwrap(), b"state of then\n");
+}
+
+/// Whatever a snapshot says is started, is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_names_no_program() {
+    let cx = Context::system();
+    let (dir, source) = system(|_| ());
+    let mut settings = source.info().settings.clone();
+    let evil = serde_json::json!(["sh", "-c", format!("touch {}/evil", dir.path().display())]);
+    for name in ["capture", "restore", "check", "empty"] {
+        settings[name] = evil.clone();
+    }
+    settings["facts"] = serde_json::json!({ "x": evil });
+    settings["variables"] = serde_json::json!({ "PATH": "/evil" });
+    let mut registry = Registry::new();
+    snapkit_source_command::register(&mut registry);
+    let name = snapkit_core::artifact::SourceName::new("app").unwrap();
+    let built = registry.build_captured("command", name, settings).unwrap();
+    let record = SourceRecord::new(source.info());
+    assert!(built.capture(&cx, None).await.is_err());
+    assert!(built.restore(&cx, &RestoreRequest::new(Target::Original, record)).await.is_err());
+    assert!(built.facts(&cx).await.unwrap().0.is_empty());
+    let meta =
+        ArtifactMeta::new(ArtifactName::new("app").unwrap(), Shape::Bytes, "x", Chunking::Content);
+    let checked = built.check(&cx, &meta, Body::Bytes(body(b"content"))).await.unwrap();
+    assert!(checked.0.is_empty());
+    assert!(!dir.path().join("evil").exists());
+}
+
+/// Each restore keeps what it replaces, and nothing of what another has kept is touched.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_states_are_kept_side_by_side() {
+    let cx = Context::system();
+    let (dir, source) = system(|_| ());
+    let recovery = tempfile::tempdir().unwrap();
+    let kept = || {
+        let mut names: Vec<_> = fs::read_dir(recovery.path()).unwrap().flatten().collect();
+        names.sort_by_key(fs::DirEntry::file_name);
+        let line = |e: &fs::DirEntry| {
+            let state = fs::read_to_string(e.path()).unwrap();
+            format!("{}: {}", e.file_name().display(), state.trim_end())
+        };
+        names.iter().map(line).collect::<Vec<_>>()
+    };
+    for content in ["state of one\n", "state of two\n"] {
+        restore(&cx, &source, Some(recovery.path()), content.as_bytes()).await.unwrap();
+    }
+    let both = ["app: state of now", "app.1: state of one"];
+    assert_eq!(kept(), both);
+    // One that fails before anything was changed keeps nothing, and one that fails later what it must.
+    fs::remove_file(dir.path().join("state")).unwrap();
+    restore(&cx, &source, Some(recovery.path()), b"something else\n").await.unwrap_err();
+    assert_eq!(kept(), both);
+}
+
+/// A restore that is given up puts back what it had begun to replace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_restore_puts_back() {
+    let cx = Context::system();
+    let (dir, source) = system(|config| {
+        config.restore = shell(
+            "head -c 3 > state; grep -q sta state; cat > rest; if grep -q then rest; then sleep 60; fi; cat rest >> state; rm rest",
+        );
+    });
+    let recovery = tempfile::tempdir().unwrap();
+    let limited = cx.within(Duration::from_millis(700));
+    let e =
+        restore(&limited, &source, Some(recovery.path()), b"state of then\n").await.unwrap_err();
+    assert!(e.message().contains("the old state was put back"), "{}", e.chain());
+    assert_eq!(e.reason(), Reason::TimedOut);
+    assert_eq!(fs::read_to_string(dir.path().join("state")).unwrap(), "state of now\n");
+}
+
+/// A secret in any form that a program says it in.
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_taken_out() {
+    let (dir, source) = system(|config| {
+        let secrets = [
+            ("SHORT", "hunter2"),
+            ("LONG", "hunter2-longer-part"),
+            ("SPACE", "trailing-space "),
+            ("KEY", "-----BEGIN-----\nline-of-a-key\n-----END-----\n"),
+        ];
+        for (name, value) in secrets {
+            config.variables.insert(name.to_owned(), Secret::new(value.to_owned()));
+        }
+        let say = shell("printf '%s\\n' \"$LONG\" \"$SPACE\" \"$KEY\" \"$SHORT\" >&2; exit 1");
+        config.facts.insert("who".to_owned(), shell("echo pw=$SHORT"));
+        config.restore = say.clone();
+    });
+    let cx = Context::system();
+    let facts = source.facts(&cx).await.unwrap();
+    assert_eq!(facts.0["answer.who"].value.to_string(), "pw=…");
+    let recovery = tempfile::tempdir().unwrap();
+    let e = restore(&cx, &source, Some(recovery.path()), b"state of then\n").await.unwrap_err();
+    let text = told(&dir, &e);
+    for part in ["hunter2", "longer", "trailing", "line-of", "BEGIN"] {
+        assert!(!text.contains(part), "{text}");
+    }
 }

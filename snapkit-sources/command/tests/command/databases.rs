@@ -266,8 +266,8 @@ async fn postgresql_that_cannot_be_captured() {
     let e = capture(&config, kill).await.err().unwrap();
     assert_eq!(e.reason(), Reason::ProgramFailed, "{}", e.chain());
     insta::assert_snapshot!(all, @r#"
-    `capture` failed: exit status: 1 (program=pg_dump, said=pg_dump: error: connection to server on socket "…/.s.PGSQL.5432" failed: FATAL:  database "…" does not exist) (program-failed)
-    `capture` failed: exit status: 1 (program=pg_dump, said=pg_dump: error: connection to server on socket "…/.s.PGSQL.5432" failed: No such file or directory | \x09Is the server running locally and accepting connections on that socket?) (program-failed)
+    `capture` failed: exit status: 1 (program=pg_dump, said=pg_dump: error: connection to server on socket "DIR/.s.PGSQL.5432" failed: FATAL:  database "shop" does not exist) (program-failed)
+    `capture` failed: exit status: 1 (program=pg_dump, said=pg_dump: error: connection to server on socket "/nowhere/.s.PGSQL.5432" failed: No such file or directory |  Is the server running locally and accepting connections on that socket?) (program-failed)
     "#);
 }
 

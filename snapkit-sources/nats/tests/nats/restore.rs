@@ -186,7 +186,7 @@ async fn what_cannot_be_restored_is_refused_before() {
     }
     assert_snapshot!(said, @"
     a subject is taken: a subject of a stream belongs to another stream in the target (stream=ORDERS, subject=orders.>, other=THEIRS) (invalid-config)
-    less was stored: what is stored is not what was captured, so nothing was changed (fact=messages, captured=7, stored=1) (corrupt)
+    less was stored: what is stored is not what was captured, so the target was left as it is (fact=messages, captured=7, stored=1) (corrupt)
     a stream in memory: a server before NATS 2.15 takes no archive of a stream in memory (stream=FAST) (unsupported)
     ");
     // It takes it where it can be.

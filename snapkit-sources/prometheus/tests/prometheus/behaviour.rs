@@ -205,7 +205,11 @@ async fn data_that_are_there_are_kept() {
     })
     .await
     .unwrap();
-    let comparison = taken.record.facts.compare(&report.facts);
+    // Nobody was there to be asked.
+    assert_eq!(report.beside.iter().collect::<Vec<_>>(), ["answer.a"]);
+    let mut captured = taken.record.facts.clone();
+    captured.0.retain(|name, _| !report.beside.contains(name));
+    let comparison = captured.compare(&report.facts);
     assert_eq!(comparison.verdict, RestoreVerdict::Match, "{comparison:?}");
     assert!(recovery.path().join("wal").is_dir());
     let listed = list(&place);

@@ -165,7 +165,7 @@ impl Plan {
     fn keep_old(&self, cx: &Context, connection: Connection) -> Result<Option<PathBuf>> {
         let Some(recovery) = &self.recovery else { return Ok(None) };
         let cannot = |e: Error| {
-            let what = "what the server holds could not be kept, so nothing was changed";
+            let what = "what the server holds could not be kept, so it was left as it is";
             Error::new(e.reason(), what).caused_by(e)
         };
         let pinned = Pinned::begin(connection).map_err(cannot)?;
@@ -358,7 +358,7 @@ fn check_old(cx: &Context, kept: &Path, takes: u64) -> Result<()> {
         if cx.check().is_err() {
             return e;
         }
-        let what = "what the server holds could not be brought back if the restore failed, so nothing was changed";
+        let what = "what the server holds could not be brought back if the restore failed, so it was left as it is";
         Error::new(e.reason(), what).with("kept", kept.display()).caused_by(e)
     })
 }

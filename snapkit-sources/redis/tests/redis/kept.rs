@@ -83,7 +83,7 @@ async fn what_would_fail_half_way_is_refused() {
     SELECT: this user may not use SELECT: `ACL SETUSER NAME +select` allows it (server=DIR/socket): NOPERM this user has no permissions to run the 'select' command (permission-denied)
     keys: this user may not use all keys: `ACL SETUSER NAME ~*` allows it (server=DIR/socket): NOPERM this user has no permissions to access one of the keys used as arguments (permission-denied)
     databases: the server has too few databases: raise `databases` in its configuration (server=DIR/socket): ERR DB index is out of range (invalid-config)
-    long values: what the server holds could not be brought back if the restore failed, so nothing was changed (kept=RECOVERY/dump.rdb): a value has 1800075 bytes, and the server takes 1048576 at once (`proto-max-bulk-len`); restore to a directory, or raise that (key=long) (limit-exceeded)
+    long values: what the server holds could not be brought back if the restore failed, so it was left as it is (kept=RECOVERY/dump.rdb): a value has 1800075 bytes, and the server takes 1048576 at once (`proto-max-bulk-len`); restore to a directory, or raise that (key=long) (limit-exceeded)
     ");
 }
 

@@ -256,7 +256,7 @@ async fn what_cannot_be_restored_is_refused_before() {
     assert_snapshot!(said, @"
     a long value: a value has 2100016 bytes, and the server takes 1048576 at once (`proto-max-bulk-len`); restore to a directory, or raise that (key=huge) (limit-exceeded)
     a replica: the server is a replica, which takes nothing: name its master (server=DIR/socket) (invalid-config)
-    another number of keys: what is stored is not what was captured, so nothing was changed (fact=keys, captured=1, stored=26) (corrupt)
+    another number of keys: what is stored is not what was captured, so the target was left as it is (fact=keys, captured=1, stored=26) (corrupt)
     values of the future: the snapshot has values that redis 7.0.15 does not know: it reads version 10 of the format, and they need 99 (server=DIR/socket) (unsupported)
     ");
 }
