@@ -90,6 +90,47 @@ fn packs_that_are_gone() {
     ");
 }
 
+/// What is lost by one object is named up to a limit; what was seen here and is gone is told by `doctor`.
+#[test]
+fn more_is_lost_than_is_named() {
+    let env = TestEnv::with_large_file();
+    for _ in 0..12 {
+        assert!(env.run(["create", "-q", "data"]).is_success());
+    }
+    let largest = packs(&env).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    fs::remove_file(largest.unwrap()).unwrap();
+    let mut all = said(&env, &["verify"]);
+    fs::remove_file(&env.files("repo/snapshots", "")[3]).unwrap();
+    all += &said(&env, &["doctor -q --no-sources"]);
+    assert_snapshot!(all, @"
+    $ snapkit verify
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it is gone
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+      and 3 more
+    --- stderr
+    examined 14 snapshots, [N] chunks; [SIZE] read in [DURATION]
+    1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    $ snapkit doctor -q --no-sources
+    --- stdout
+    problem  snapshot [SNAPSHOT]: it was here and is gone without a trace
+    problem  packs/[XX]/[HEX]: it is gone or cut short; `snapkit verify` says what is lost by it
+    problem  last verify: [TIME], damage
+    --- exit 4
+    ");
+}
+
 /// What the index lists and nobody needs any more.
 #[test]
 fn a_pack_that_nothing_needs_is_gone() {

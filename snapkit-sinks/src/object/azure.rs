@@ -66,11 +66,11 @@ mod tests {
         let sink = open("az://backups/shop", &known).unwrap();
         assert_eq!(sink.info.location, "az://backups/shop");
         assert!(!format!("{sink:?}").contains("aHVudGVyMg"));
-        assert_eq!(
-            open("az://backups", &settings(&[])).unwrap_err().reason(),
-            Reason::InvalidConfig
-        );
-        let string = settings(&[("AZURE_STORAGE_CONNECTION_STRING", "x")]);
-        assert_eq!(open("az://backups", &string).unwrap_err().reason(), Reason::Unsupported);
+        let told = |variables| {
+            let e = open("az://backups", &settings(variables)).unwrap_err();
+            format!("{} ({})", e.chain(), e.reason())
+        };
+        insta::assert_snapshot!(told(&[]), @"the store cannot be used like this (location=az://backups): Generic MicrosoftAzure error: Account must be specified (invalid-config)");
+        insta::assert_snapshot!(told(&[("AZURE_STORAGE_CONNECTION_STRING", "x")]), @"AZURE_STORAGE_CONNECTION_STRING is not known here: set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY (unsupported)");
     }
 }

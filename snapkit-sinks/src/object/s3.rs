@@ -161,9 +161,17 @@ mod tests {
     fn what_is_not_known_is_refused_with_the_way_round() {
         let e =
             |variables: &[(&str, &str)]| open("s3://acme", &settings(variables, None)).unwrap_err();
-        let bundle = e(&[("AWS_CA_BUNDLE", "/x.pem")]);
-        assert_eq!(bundle.reason(), Reason::Unsupported);
-        assert!(bundle.message().contains("the system trusts"), "{bundle}");
+        let told = NOT_KNOWN.iter().map(|(name, _)| {
+            let e = e(&[(name, "true")]);
+            format!("{} ({})", e.chain(), e.reason())
+        });
+        insta::assert_snapshot!(told.collect::<Vec<_>>().join("\n"), @"
+        AWS_CA_BUNDLE is not known here: add the certificate to those that the system trusts, and unset it (unsupported)
+        AWS_CONTAINER_AUTHORIZATION_TOKEN is not known here: set AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, and unset it (unsupported)
+        AWS_S3_EXPRESS is not known here: use a bucket of another storage class, and unset it (unsupported)
+        AWS_USE_FIPS_ENDPOINT is not known here: set AWS_ENDPOINT_URL to that endpoint, and unset it (unsupported)
+        AWS_USE_DUALSTACK_ENDPOINT is not known here: set AWS_ENDPOINT_URL to that endpoint, and unset it (unsupported)
+        ");
         let kms = e(&[("AWS_SSE_KMS_KEY_ID", "k")]);
         assert_eq!(kms.reason(), Reason::InvalidConfig);
         let on = [("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms"), ("AWS_SSE_KMS_KEY_ID", "k")];
