@@ -59,6 +59,16 @@ impl App {
     /// The kinds of source that this program knows. What a snapshot does not hold, because it is secret or a program, they take
     /// from the stack file, if it has a source of the same name and kind.
     pub(crate) fn registry(&self) -> Registry {
+        self.registry_for(None)
+    }
+
+    /// The same, but only for snapshots of the stack that the file declares: of others it may mean something else.
+    pub(crate) fn registry_of_stack(&self) -> Result<Registry> {
+        let own = self.stack.as_ref().map(|file| file.name(&self.env)).transpose()?;
+        Ok(self.registry_for(own.as_deref()))
+    }
+
+    fn registry_for(&self, own: Option<&str>) -> Registry {
         let mut known = Registry::new();
         snapkit_sources::register_all(&mut known);
         let Some(file) = self.stack.clone() else { return known };
@@ -71,14 +81,17 @@ impl App {
                 let (known, kind) = (Arc::clone(&known), kind.clone());
                 move |name, settings| known.build(&kind, name, settings)
             });
-            registry.register_captured(&kind.clone(), move |name, mut settings| {
+            let own = own.map(str::to_owned);
+            registry.register_captured(&kind.clone(), move |stack, record| {
                 if snapkit_sources::holds_back(&kind)
-                    && let Some(declared) = file.declared(&env, &name, &kind)?
+                    && own.as_deref().is_none_or(|own| own == stack)
+                    && let Some(declared) = file.declared(&env, &record.name, &kind)?
                 {
+                    let mut settings = record.settings.clone();
                     snapkit_sources::add_held_back(&kind, &mut settings, &declared);
-                    return known.build(&kind, name, settings);
+                    return known.build(&kind, record.name.clone(), settings);
                 }
-                known.build_captured(&kind, name, settings)
+                known.build_captured(stack, record)
             });
         }
         registry

@@ -35,8 +35,7 @@ pub(crate) async fn examine(
         request.trusted = options.trusted;
         request.partial = options.selection.is_partial();
         request.read_back = options.read_back;
-        let source =
-            registry.build_captured(&record.kind, record.name.clone(), record.settings.clone())?;
+        let source = registry.build_captured(&snapshot.stack, record)?;
         let session = cx.run(source.restore(cx, &request)).await.map_err(at_source)?;
         session.abort(cx).await.map_err(at_source)?;
     }

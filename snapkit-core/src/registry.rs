@@ -11,18 +11,22 @@ use serde::de::DeserializeOwned;
 
 use crate::artifact::SourceName;
 use crate::error::{Error, Reason, Result};
+use crate::manifest::SourceRecord;
 use crate::source::Source;
 
 /// Makes a source of one kind from its name and settings. No I/O.
 pub type BuildSource =
     Arc<dyn Fn(SourceName, serde_json::Value) -> Result<Arc<dyn Source>> + Send + Sync>;
 
+/// Makes a source of one kind from what a snapshot of a stack, whose name this is, says of it.
+pub type BuildCaptured = Arc<dyn Fn(&str, &SourceRecord) -> Result<Arc<dyn Source>> + Send + Sync>;
+
 /// The kinds of source that a program knows.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<String, BuildSource>,
     /// How sources of a kind are made from what a snapshot says, where that is not to be trusted with everything.
-    captured: BTreeMap<String, BuildSource>,
+    captured: BTreeMap<String, BuildCaptured>,
 }
 
 impl Registry {
@@ -46,21 +50,16 @@ impl Registry {
     pub fn register_captured(
         &mut self,
         kind: &str,
-        build: impl Fn(SourceName, serde_json::Value) -> Result<Arc<dyn Source>> + Send + Sync + 'static,
+        build: impl Fn(&str, &SourceRecord) -> Result<Arc<dyn Source>> + Send + Sync + 'static,
     ) {
         self.captured.insert(kind.to_owned(), Arc::new(build));
     }
 
-    /// Make a source from what a snapshot says of it.
-    pub fn build_captured(
-        &self,
-        kind: &str,
-        name: SourceName,
-        settings: serde_json::Value,
-    ) -> Result<Arc<dyn Source>> {
-        match self.captured.get(kind) {
-            Some(build) => build(name, settings),
-            None => self.build(kind, name, settings),
+    /// Make a source from what a snapshot of a stack says of it.
+    pub fn build_captured(&self, stack: &str, record: &SourceRecord) -> Result<Arc<dyn Source>> {
+        match self.captured.get(&record.kind) {
+            Some(build) => build(stack, record),
+            None => self.build(&record.kind, record.name.clone(), record.settings.clone()),
         }
     }
 

@@ -107,11 +107,7 @@ pub(crate) async fn run(app: &App, args: DiffArgs) -> Result<Exit> {
                     .await?
             }
             None => {
-                let live = registry.build_captured(
-                    &source.kind,
-                    source.name.clone(),
-                    source.settings.clone(),
-                )?;
+                let live = registry.build_captured(&before.stack, source)?;
                 let work = repository.diff_live(&app.cx, source, &live, below, &mut tell);
                 app.with_progress(work).await.map_err(|e| e.with("source", &source.name))?
             }

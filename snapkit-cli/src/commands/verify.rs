@@ -52,7 +52,8 @@ pub(crate) async fn run(app: &App, args: VerifyArgs) -> Result<Exit> {
             }
         }
     }
-    let registry = app.registry();
+    // A check of ours says nothing about what others mean by the same name.
+    let registry = app.registry_of_stack()?;
     let report = app.with_progress(repository.verify(&app.cx, &registry, &options)).await?;
     tell(app, &report, &options);
     if args.accept_loss {

@@ -172,7 +172,7 @@ async fn answer(
 ) -> Result<Option<Answer>> {
     let (record, artifact) = (question.source(), question.artifact());
     let place = format!("{}:{}/{}", question.snapshot.id, record.name, artifact.meta.name);
-    let built = registry.build_captured(&record.kind, record.name.clone(), record.settings.clone());
+    let built = registry.build_captured(&question.snapshot.stack, record);
     let checked = match built {
         Ok(source) => match body(cx, reader, artifact, awaited) {
             Ok(body) => guarded(cx.run(source.check(cx, &artifact.meta, body))).await,

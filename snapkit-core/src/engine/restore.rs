@@ -32,6 +32,8 @@ const PUTS_AT_ONCE: usize = 2;
 
 /// One source on its way back.
 struct Plan<'a> {
+    /// The stack of the snapshot.
+    stack: &'a str,
     record: &'a SourceRecord,
     artifacts: Vec<&'a ArtifactRecord>,
     request: RestoreRequest,
@@ -216,7 +218,7 @@ impl Repository {
 
     fn plan<'a>(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &'a Snapshot,
         record: &'a SourceRecord,
         options: &RestoreOptions,
     ) -> Result<Plan<'a>> {
@@ -251,6 +253,7 @@ impl Repository {
             request.recovery = Some(recovery_dir(&options.recovery, snapshot, record)?);
         }
         Ok(Plan {
+            stack: &snapshot.stack,
             record,
             artifacts,
             request,
@@ -324,9 +327,7 @@ fn selected<'a>(snapshot: &'a Snapshot, options: &RestoreOptions) -> Result<Vec<
 }
 
 async fn prepare(cx: &Context, registry: &Registry, plan: &mut Plan<'_>) -> Result<()> {
-    let record = plan.record;
-    let source =
-        registry.build_captured(&record.kind, record.name.clone(), record.settings.clone())?;
+    let source = registry.build_captured(plan.stack, plan.record)?;
     let session = guarded(cx.run(source.restore(cx, &plan.request))).await?;
     plan.session = Some(session);
     Ok(())

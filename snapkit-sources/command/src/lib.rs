@@ -90,10 +90,11 @@ pub fn register(registry: &mut Registry) {
         Ok(Arc::new(Command::new(name, config)?))
     });
     // Without the stack file there are no programs.
-    registry.register_captured(KIND, |name, mut settings| {
+    registry.register_captured(KIND, |_, record| {
+        let mut settings = record.settings.clone();
         config::leave_stored(&mut settings);
-        let config = registry::settings(&name, settings)?;
-        Ok(Arc::new(Command::new(name, config)?))
+        let config = registry::settings(&record.name, settings)?;
+        Ok(Arc::new(Command::new(record.name.clone(), config)?))
     });
 }
 

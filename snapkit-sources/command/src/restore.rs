@@ -172,9 +172,10 @@ impl CommandRestore {
             lines
                 .push(format!("# with these variables as in the stack file: {}", names.join(", ")));
         }
-        if let Some(directory) = &self.config.directory {
-            lines.push(format!("cd {}", quoted(&directory.display().to_string())));
-        }
+        // Where it runs.
+        let here = std::env::current_dir().unwrap_or_default();
+        let directory = here.join(self.config.directory.as_deref().unwrap_or(Path::new("")));
+        lines.push(format!("cd {}", quoted(&directory.display().to_string())));
         lines.push(format!("{} < {}", words.join(" "), quoted(&kept.display().to_string())));
         lines
     }
@@ -214,24 +215,26 @@ async fn proof(cx: &Context, config: &CommandConfig) -> Result<Facts> {
     Ok(answers)
 }
 
-/// Give a whole file its name, or one that follows it.
+/// Give a whole file its name, or one that follows it. Nothing else ever has such a name.
 fn give_name(part: &Path, directory: &Path, name: &str) -> Result<PathBuf> {
-    let (place, made) = create_new(directory, name)?;
-    drop(made);
-    // Over what was just made.
-    fs::rename(part, &place)
-        .and_then(|()| File::open(directory)?.sync_all())
-        .doing(|| format!("cannot write {}", place.display()))?;
-    Ok(place)
+    for place in places(directory, name) {
+        let what = || format!("cannot write {}", place.display());
+        match fs::hard_link(part, &place) {
+            Ok(()) => drop(fs::remove_file(part)),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            // Where there are no second names.
+            Err(_) if !place.exists() => fs::rename(part, &place).doing(what)?,
+            Err(_) => continue,
+        }
+        File::open(directory).and_then(|directory| directory.sync_all()).doing(what)?;
+        return Ok(place);
+    }
+    Err(Error::internal("there are too many old states"))
 }
 
 /// A file that was not there, of this name or of one that follows it.
 fn create_new(directory: &Path, name: &str) -> Result<(PathBuf, File)> {
-    for number in 0_u32.. {
-        let place = match number {
-            0 => directory.join(name),
-            number => directory.join(format!("{name}.{number}")),
-        };
+    for place in places(directory, name) {
         let mut options = fs::OpenOptions::new();
         match options.write(true).create_new(true).mode(0o600).open(&place) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -242,6 +245,16 @@ fn create_new(directory: &Path, name: &str) -> Result<(PathBuf, File)> {
         }
     }
     Err(Error::internal("there are too many old states"))
+}
+
+/// `NAME`, `NAME.1`, `NAME.2`, …
+fn places(directory: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    let first = directory.join(name);
+    let further = (1_u32..).map({
+        let (directory, name) = (directory.to_owned(), name.to_owned());
+        move |number| directory.join(format!("{name}.{number}"))
+    });
+    std::iter::once(first).chain(further)
 }
 
 /// Capture to a file of our own. What it is then, as facts.

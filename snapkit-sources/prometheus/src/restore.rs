@@ -140,6 +140,11 @@ impl PrometheusRestore {
             })
             .await?;
         let server = Server::new(&config)?;
+        if !is_original && is_in_use {
+            let what =
+                "a server works in the directory: stop it, or restore to its own data directory";
+            return Err(Error::new(Reason::Busy, what).with("path", place.directory.display()));
+        }
         if is_original {
             let answers = server.version(cx).await;
             cx.check()?;

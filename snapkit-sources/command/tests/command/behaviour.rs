@@ -428,9 +428,9 @@ async fn a_snapshot_names_no_program() {
     settings["variables"] = serde_json::json!({ "PATH": "/evil" });
     let mut registry = Registry::new();
     snapkit_source_command::register(&mut registry);
-    let name = snapkit_core::artifact::SourceName::new("app").unwrap();
-    let built = registry.build_captured("command", name, settings).unwrap();
-    let record = SourceRecord::new(source.info());
+    let mut record = SourceRecord::new(source.info());
+    record.settings = settings;
+    let built = registry.build_captured("shop", &record).unwrap();
     assert!(built.capture(&cx, None).await.is_err());
     assert!(built.restore(&cx, &RestoreRequest::new(Target::Original, record)).await.is_err());
     assert!(built.facts(&cx).await.unwrap().0.is_empty());

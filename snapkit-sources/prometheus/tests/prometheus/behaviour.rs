@@ -183,6 +183,8 @@ async fn data_that_are_there_are_kept() {
     all += &told(&target, &restore(&cx, &blind, &taken, |r| r.overwrite = true).await.unwrap_err());
     let url = Target::Url("http://metrics".to_owned());
     all += &told(&target, &restore(&cx, &there, &taken, |r| r.target = url).await.unwrap_err());
+    let data = Target::Directory(target.data());
+    all += &told(&target, &restore(&cx, &there, &taken, |r| r.target = data).await.unwrap_err());
     let dir = target.stop();
     let place = dir.path().join("data");
     let stopped = prometheus(PrometheusConfig::new(NOWHERE, &place));
@@ -196,6 +198,7 @@ async fn data_that_are_there_are_kept() {
     a server works in the data directory, and does not answer (data_dir=DIR/data): the server does not answer (url=NOWHERE): error sending request: client error (Connect): tcp connect error: Connection refused (os error 111) (busy, exit 75)
         hint: stop it, or name its address as `url`
     a server takes no blocks over the network: restore to its data directory, or to another with --target DIR (unsupported, exit 1)
+    a server works in the directory: stop it, or restore to its own data directory (path=DIR/data) (busy, exit 75)
     ");
 
     let before = list(&place);
