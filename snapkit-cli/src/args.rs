@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    completions, config, create, diff, doctor, dump, find, history, init, list, ls, restore, show,
-    stats, tag, verify,
+    completions, config, create, diff, doctor, dump, find, history, init, inspect, list, ls,
+    restore, show, stats, tag, verify,
 };
 
 /// One consistent, deduplicated, encrypted, verifiable snapshot of a whole stack, and its restore with
@@ -99,6 +99,7 @@ pub(crate) enum Command {
     Verify(verify::VerifyArgs),
     Tag(tag::TagArgs),
     Stats(stats::StatsArgs),
+    Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     History(history::HistoryArgs),
     Config(config::ConfigArgs),
@@ -119,7 +120,16 @@ impl Command {
 
     /// Whether it changes nothing that would have to be tidied up.
     pub(crate) fn only_reads(&self) -> bool {
-        !matches!(self, Self::Init(_) | Self::Create(_) | Self::Restore(_))
+        // What looks at live systems may have to let go of them.
+        !matches!(
+            self,
+            Self::Init(_)
+                | Self::Create(_)
+                | Self::Restore(_)
+                | Self::Diff(_)
+                | Self::Inspect(_)
+                | Self::Doctor(_)
+        )
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod dump;
 pub(crate) mod find;
 pub(crate) mod history;
 pub(crate) mod init;
+pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod ls;
 pub(crate) mod restore;
@@ -41,6 +42,7 @@ pub(crate) async fn run(app: App, command: Command) -> Result<Exit> {
         Command::Verify(args) => verify::run(&app, args).await,
         Command::Tag(args) => tag::run(&app, args).await,
         Command::Stats(args) => stats::run(&app, args).await,
+        Command::Inspect(args) => inspect::run(&app, args).await,
         Command::Doctor(args) => doctor::run(&app, args).await,
         Command::History(args) => history::run(&app, &args),
         Command::Config(args) => config::run(&app, &args),

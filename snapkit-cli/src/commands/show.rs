@@ -2,7 +2,7 @@
 
 use clap::Args;
 use snapkit_core::error::{Error, Result};
-use snapkit_core::facts::Standing;
+use snapkit_core::facts::{Fact, Standing};
 use snapkit_core::manifest::{Snapshot, SourceRecord};
 use snapkit_core::source::Consistency;
 
@@ -101,14 +101,7 @@ fn describe_source(source: &SourceRecord, lines: &mut Vec<String>) {
         size(source.stats.bytes_new),
         size(source.stats.bytes_stored)
     ));
-    for (name, fact) in &source.facts.0 {
-        let standing = match fact.standing {
-            Standing::Pinned => "",
-            Standing::Observed => " (observed)",
-            Standing::Unknown => " (unknown)",
-        };
-        lines.push(format!("  fact {name} = {}{standing}", fact.value));
-    }
+    lines.extend(source.facts.0.iter().map(|(name, value)| fact(name, value)));
     for problem in &source.problems.listed {
         lines.push(format!("  problem {}: {} [{}]", problem.place, problem.text, problem.reason));
     }
@@ -116,4 +109,14 @@ fn describe_source(source: &SourceRecord, lines: &mut Vec<String>) {
     if unlisted > 0 {
         lines.push(format!("  and {}", count(unlisted, "more problem", "more problems")));
     }
+}
+
+/// A fact, for people.
+pub(crate) fn fact(name: &str, fact: &Fact) -> String {
+    let standing = match fact.standing {
+        Standing::Pinned => "",
+        Standing::Observed => " (observed)",
+        Standing::Unknown => " (unknown)",
+    };
+    format!("  fact {name} = {}{standing}", fact.value)
 }

@@ -12,6 +12,7 @@ mod faults;
 mod hooks;
 mod init;
 mod inside;
+mod inspect;
 mod json;
 mod keys;
 mod library;
