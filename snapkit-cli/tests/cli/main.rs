@@ -8,6 +8,7 @@ mod create;
 mod damaged;
 mod databases;
 mod everyday;
+mod example;
 mod faults;
 mod hooks;
 mod init;
