@@ -458,7 +458,7 @@ fn shells_and_man_learn_the_arguments() {
     let made = env.run(["man", pages.to_str().unwrap()]);
     assert_snapshot!(made, @"
     --- stderr
-    18 pages in [DIR]/pages
+    19 pages in [DIR]/pages
     --- exit 0
     ");
     let page = env.read("pages/snapkit-restore.1");
