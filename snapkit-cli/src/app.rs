@@ -88,7 +88,8 @@ impl App {
                     && let Some(declared) = file.declared(&env, &record.name, &kind)?
                 {
                     let mut settings = record.settings.clone();
-                    snapkit_sources::add_held_back(&kind, &mut settings, &declared);
+                    let place = file.directory();
+                    snapkit_sources::add_held_back(&kind, &mut settings, &declared, place);
                     return known.build(&kind, record.name.clone(), settings);
                 }
                 known.build_captured(stack, record)

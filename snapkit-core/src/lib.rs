@@ -10,7 +10,7 @@
 //! Modules point only down this list: vocabulary ([`error`], [`context`], [`progress`], [`id`],
 //! [`key`], [`secret`]), contracts ([`artifact`], [`tree`], [`record`], [`facts`], [`source`],
 //! [`sink`], [`manifest`]), stages ([`seal`], [`credential`], [`config`], [`chunk`], [`frame`],
-//! [`pack`], [`index`], [`ledger`], [`entries`]), what sources share ([`scratch`], [`sort`], and `process` with the
+//! [`pack`], [`index`], [`ledger`], [`entries`]), what sources share ([`scratch`], [`sort`], [`shell`], and `process` with the
 //! feature of that name), [`engine`], and wiring ([`registry`], [`memory`]).
 //!
 //! This crate opens no socket and knows no server.
@@ -49,6 +49,7 @@ pub mod sign;
 #[cfg(feature = "process")]
 pub mod process;
 pub mod scratch;
+pub mod shell;
 pub mod sort;
 
 pub mod engine;

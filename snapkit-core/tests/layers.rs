@@ -25,6 +25,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "records",
             "process",
             "scratch",
+            "shell",
             "sort",
             "pack",
             "index",

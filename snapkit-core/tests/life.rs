@@ -260,6 +260,32 @@ async fn a_failing_source_ends_the_run_unless_it_may_fail() {
     assert_eq!(lab.restore(&report.snapshot).await.unwrap().sources.len(), 1);
 }
 
+/// A source that may fail, and whose own time is up, is left out; one that was late for the cut has spoilt it for all.
+#[tokio::test]
+async fn a_late_source_is_left_out_unless_it_holds_up_the_cut() {
+    for (stage, expected) in [(Stage::Capture, true), (Stage::Open, true), (Stage::Freeze, false)] {
+        let late = ScriptedSource::new("late")
+            .with(ScriptedArtifact::bytes("x", noise(100, 1)))
+            .trouble(stage, Trouble::Fail(Reason::TimedOut));
+        let good = ScriptedSource::new("good").with(ScriptedArtifact::bytes("y", noise(100, 2)));
+        let lab = Lab::new([good, late]).await;
+        let mut stack = lab.stack();
+        stack.sources[1] = StackSource { may_fail: true, ..stack.sources[1].clone() };
+        let repository = lab.open().await.unwrap();
+        let made = repository.create(&lab.cx, &stack, &CreateOptions::default()).await;
+        match made {
+            Ok(report) => {
+                assert!(expected, "{stage:?}");
+                assert_eq!(report.snapshot.verdict, CaptureVerdict::Partial, "{stage:?}");
+            }
+            Err(e) => assert!(!expected && e.reason() == Reason::TimedOut, "{stage:?}: {e}"),
+        }
+        for source in &lab.sources {
+            source.log().assert_released();
+        }
+    }
+}
+
 #[tokio::test]
 async fn keys_formats_and_places_are_told_apart() {
     let lab = Lab::new(sources()).await;

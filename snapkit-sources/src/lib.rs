@@ -60,15 +60,20 @@ pub fn holds_back(kind: &str) -> bool {
         || (cfg!(feature = "redis") && kind == "redis")
 }
 
-/// Add to settings that come from a snapshot what is in none, from those that were declared.
+/// Add to settings that come from a snapshot what is in none, from those that were declared in a directory.
 #[cfg_attr(
-    not(any(feature = "command", feature = "nats", feature = "prometheus", feature = "redis")),
-    expect(unused_variables, reason = "nothing is held back")
+    not(feature = "command"),
+    allow(unused_variables, reason = "little or nothing is held back")
 )]
-pub fn add_held_back(kind: &str, settings: &mut serde_json::Value, declared: &serde_json::Value) {
+pub fn add_held_back(
+    kind: &str,
+    settings: &mut serde_json::Value,
+    declared: &serde_json::Value,
+    directory: &std::path::Path,
+) {
     #[cfg(feature = "command")]
     if kind == "command" {
-        command::add_programs(settings, declared);
+        command::add_programs(settings, declared, directory);
     }
     #[cfg(feature = "nats")]
     if kind == "nats" {

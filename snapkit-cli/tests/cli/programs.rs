@@ -186,6 +186,66 @@ fn without_the_stack_file_there_is_no_program() {
     assert_eq!(env.read("work/out/crm/crm.sql"), "insert 1\ninsert 2\n-- done\n");
 }
 
+/// Wherever somebody stands who restores.
+#[test]
+fn they_run_beside_the_stack_file() {
+    let env = shop();
+    assert!(env.run(["create", "-q", "--name", "first"]).is_success());
+    fs::remove_file(env.path("work/crm")).unwrap();
+    let mut restore = env.command(["restore", "-q", "-s", "../work/snapkit.toml", "first"]);
+    let restored = CommandOutput::from(restore.current_dir(env.path("home")).output().unwrap());
+    assert!(restored.is_success(), "{restored}");
+    assert_eq!(env.read("work/crm"), "insert 1\ninsert 2\n-- done\n");
+    assert!(!env.path("home/crm").exists());
+}
+
+/// A program says something only of what its own stack has captured, and of its own kind of source.
+#[test]
+fn other_stacks_are_not_checked_by_it() {
+    let env = shop();
+    assert!(env.run(["create", "-q", "--name", "first"]).is_success());
+    let check = "check = ['sh', '-c', 'touch checked; exit 1']\n";
+    env.write("work/snapkit.toml", format!("{STACK}{check}").replace("\"shop\"", "\"other\""));
+    let mut all = said(&env, &["verify --read-data"]);
+    assert!(!env.path("work/checked").exists());
+    env.write("work/snapkit.toml", format!("{STACK}{check}"));
+    all += &said(&env, &["verify --read-data"]);
+    assert!(env.path("work/checked").exists());
+    env.write(
+        "work/snapkit.toml",
+        "name = 'shop'\n[sources.crm]\nkind = 'files'\npaths = ['crm']\n",
+    );
+    all += &said(&env, &["verify --read-data", "restore first --overwrite"]);
+    assert_snapshot!(all, @"
+    $ snapkit verify --read-data
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    no damage: every byte of all snapshots and packs was read and checked
+    --- exit 0
+    $ snapkit verify --read-data
+    --- stdout
+    damaged: [SNAPSHOT]:crm/crm.sql: the source says that it would not restore as it was
+      lost: crm.sql: `check` failed: exit status: 1 (program=sh)
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    $ snapkit verify --read-data
+    --- stderr
+    examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
+    no damage: every byte of all snapshots and packs was read and checked
+    --- exit 0
+    $ snapkit restore first --overwrite
+    --- stderr
+    snapshot [SNAPSHOT] of shop@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    error: `restore` names no program (source=crm)
+    hint: programs stand in the stack file, and are in no snapshot; or restore to a directory with --target
+    --- exit 2
+    ");
+}
+
 #[test]
 fn a_program_that_fails_makes_no_snapshot() {
     let env = shop();

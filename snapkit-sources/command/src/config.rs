@@ -1,7 +1,7 @@
 //! Settings of a source, in the stack file and in a snapshot.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -225,8 +225,9 @@ pub(crate) fn leave_stored(settings: &mut Value) {
 }
 
 /// Add to settings that come from a snapshot what is in none, from those that were declared: the programs, and what they are
-/// told. What content is called and how it is known to be whole is as it was when it was captured.
-pub fn add_programs(settings: &mut Value, declared: &Value) {
+/// told. What content is called and how it is known to be whole is as it was when it was captured. Programs run in `base`, unless a directory is declared, which
+/// is taken from there.
+pub fn add_programs(settings: &mut Value, declared: &Value, base: &Path) {
     leave_stored(settings);
     let (Some(stored), Some(declared)) = (settings.as_object(), declared.as_object()) else {
         return;
@@ -238,6 +239,9 @@ pub fn add_programs(settings: &mut Value, declared: &Value) {
         all.insert("file".to_owned(), file);
     }
     all.insert("stored".to_owned(), Value::Object(whole));
+    let directory = all.get("directory").and_then(Value::as_str).unwrap_or_default();
+    let directory = base.join(directory).to_string_lossy().into_owned();
+    all.insert("directory".to_owned(), directory.into());
     *settings = Value::Object(all);
 }
 
@@ -270,6 +274,10 @@ mod tests {
             told(|config| {
                 (config.preset, config.database) = (Some(Preset::Mariadb), Some("a'b".to_owned()));
             }),
+            // A shell would make another name of it.
+            told(|config| {
+                (config.preset, config.database) = (Some(Preset::Mariadb), Some("a$b".to_owned()));
+            }),
             told(|config| drop(config.facts.insert("rows".to_owned(), Vec::new()))),
         ];
         insta::assert_snapshot!(all.join("\n"), @r#"
@@ -282,7 +290,8 @@ mod tests {
         `proof`: rows is none of `facts`
         a `database` needs a `preset`
         a `preset` needs the name of its `database`
-        `database`: only names of letters, digits, `_`, `-`, `.` and `$` are known to a `preset`
+        `database`: only names of letters, digits, `_`, `-` and `.` are known to a `preset`
+        `database`: only names of letters, digits, `_`, `-` and `.` are known to a `preset`
         `facts`: rows names no program
         "#);
     }
@@ -313,9 +322,10 @@ mod tests {
         assert_eq!(alone, serde_json::json!({ "file": "shop.sql", "min_size": 100 }));
         let declared =
             serde_json::json!({ "file": "x", "restore": ["psql", "other"], "end": "now" });
-        add_programs(&mut written, &declared);
+        add_programs(&mut written, &declared, Path::new("/etc/shop"));
         assert!(!written.to_string().contains("evil"), "{written}");
         let known: CommandConfig = serde_json::from_value(written).unwrap();
+        assert_eq!(known.directory.as_deref(), Some(Path::new("/etc/shop/")));
         assert_eq!(known.whole_stored(), Whole { min_size: 100, end: None });
         assert_eq!(known.whole(), Whole { min_size: 1, end: Some("now".to_owned()) });
         assert_eq!(

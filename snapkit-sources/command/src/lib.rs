@@ -122,7 +122,9 @@ impl Source for Command {
             Target::Url(_) => {
                 let what =
                     "a program has no address: it puts things where it is told in the stack file";
-                Err(Error::new(Reason::Unsupported, what).with("source", &self.info.name))
+                Err(Error::new(Reason::Unsupported, what).with_hint(
+                    "another place is told to it in a copy of the stack file (--stack); or restore to a directory with --target DIR",
+                ))
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -16,6 +17,9 @@ use crate::program::Running;
 
 /// The setting that names the program.
 const CAPTURE: &str = "`capture`";
+
+/// How long is waited for whoever reads a program that is to be ended.
+const HELD: Duration = Duration::from_secs(5);
 
 /// What was read, once it was read to its end and is whole.
 pub(crate) type Seen = Arc<Mutex<Option<Tally>>>;
@@ -127,7 +131,15 @@ impl Output {
 
     /// The program is not wanted any more.
     pub(crate) async fn end(&self, cx: &Context) {
-        if let Some(mut writing) = self.0.lock().await.take() {
+        let mut slot = match self.0.try_lock() {
+            Ok(slot) => slot,
+            // Somebody holds on to what he reads no more. The program is killed with that.
+            Err(_) => match cx.for_cleanup(HELD).run(async { Ok(self.0.lock().await) }).await {
+                Ok(slot) => slot,
+                Err(_) => return,
+            },
+        };
+        if let Some(mut writing) = slot.take() {
             writing.running.end(cx).await;
         }
     }

@@ -24,8 +24,11 @@ const MAX_NAME: usize = 64;
 /// that it is written as, so that neither its place nor the order of rows counts.
 const OF_TABLES: &str = "select coalesce(sum((xpath('/row/x/text()', query_to_xml(format('select %s as x from %%I.%%I t', n.nspname, c.relname), false, true, '')))[1]::text::numeric), 0) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'";
 
+/// What decides how values are written, which may be configured otherwise where they are restored.
+const SAME_TEXT: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; set extra_float_digits = 3; set bytea_output = 'hex'";
+
 /// Ends with 1 if there is anything of a user in the database.
-const IS_EMPTY: &str = "do $$ begin if exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema') then raise 'the database is not empty'; end if; end $$";
+const IS_EMPTY: &str = "do $$ begin if exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' union all select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname !~ '^pg_' and n.nspname <> 'information_schema') then raise 'the database is not empty'; end if; end $$";
 
 impl Preset {
     /// Fill in what was not configured.
@@ -34,11 +37,11 @@ impl Preset {
         let Some(database) = config.database.clone() else {
             return bad("a `preset` needs the name of its `database`");
         };
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         let is_name = (1..=MAX_NAME).contains(&database.len()) && database.chars().all(fits);
         if !is_name || database.starts_with('-') {
             return bad(
-                "`database`: only names of letters, digits, `_`, `-`, `.` and `$` are known to a `preset`",
+                "`database`: only names of letters, digits, `_`, `-` and `.` are known to a `preset`",
             );
         }
         match self {
@@ -52,7 +55,10 @@ impl Preset {
 fn postgresql(config: &mut CommandConfig, database: &str) {
     let psql =
         |sql: &str| words(&["psql", "-X", "-A", "-t", "-q", "-w", "-d", database, "-c", sql]);
-    let sum = |each: &str| psql(&OF_TABLES.replacen("%s", each, 1).replace("%%", "%"));
+    let sum = |each: &str| {
+        let of_tables = OF_TABLES.replacen("%s", each, 1).replace("%%", "%");
+        psql(&format!("{SAME_TEXT}; {of_tables}"))
+    };
     // Not compressed: what has not changed since is known again.
     fill(
         &mut config.capture,
@@ -77,7 +83,8 @@ fn postgresql(config: &mut CommandConfig, database: &str) {
     }
     if config.facts.is_empty() {
         config.facts.insert("rows".to_owned(), sum("count(*)"));
-        let hash = "coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)";
+        // Not `t::text`: a column may have that name.
+        let hash = "coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0)";
         config.facts.insert("content".to_owned(), sum(hash));
         config.proof = vec!["rows".to_owned(), "content".to_owned()];
     }
@@ -114,7 +121,7 @@ fn mariadb(config: &mut CommandConfig, database: &str) {
     }
     if config.empty.is_empty() {
         let count = format!(
-            "select count(*) from information_schema.tables where table_schema = '{database}'"
+            "select (select count(*) from information_schema.tables where table_schema = '{database}') + (select count(*) from information_schema.routines where routine_schema = '{database}') + (select count(*) from information_schema.events where event_schema = '{database}')"
         );
         let script =
             format!("found=$(mariadb -N -B -e \"{count}\") || exit 2; test \"$found\" = 0");

@@ -15,6 +15,7 @@ use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
 use snapkit_core::facts::{Fact, Facts, Standing};
 use snapkit_core::scratch::{Room, Scratch, ScratchWriter};
+use snapkit_core::shell;
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest};
 use snapkit_core::{Error, Reason, Result};
 use snapkit_source_stream::{FileRestore, Tally, tally};
@@ -165,7 +166,7 @@ impl CommandRestore {
     }
 
     fn undo(&self, kept: &Path) -> Vec<String> {
-        let words: Vec<_> = self.config.restore.iter().map(|word| quoted(word)).collect();
+        let words: Vec<_> = self.config.restore.iter().map(|word| word_of(word)).collect();
         let mut lines = Vec::new();
         if !self.config.variables.is_empty() {
             let names: Vec<_> = self.config.variables.keys().map(String::as_str).collect();
@@ -175,9 +176,18 @@ impl CommandRestore {
         // Where it runs.
         let here = std::env::current_dir().unwrap_or_default();
         let directory = here.join(self.config.directory.as_deref().unwrap_or(Path::new("")));
-        lines.push(format!("cd {}", quoted(&directory.display().to_string())));
-        lines.push(format!("{} < {}", words.join(" "), quoted(&kept.display().to_string())));
+        lines.push(format!("cd {}", shell::path(&directory)));
+        lines.push(format!("{} < {}", words.join(" "), shell::path(kept)));
         lines
+    }
+}
+
+/// A word of a command, as people write it.
+fn word_of(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => shell::quote(word.as_bytes()),
     }
 }
 
@@ -331,15 +341,6 @@ impl Restore for DirectoryRestore {
 
     async fn abort(self: Box<Self>, cx: &Context) -> Result<()> {
         Box::new(self.inner).abort(cx).await
-    }
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

@@ -17,6 +17,7 @@ use snapkit_core::artifact::{ArtifactMeta, Body};
 use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::error::IoContext as _;
 use snapkit_core::facts::{Facts, Standing};
+use snapkit_core::shell;
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
 use snapkit_core::{Error, Reason, Result};
 
@@ -282,19 +283,34 @@ impl Place {
         Ok(moves)
     }
 
-    /// What brings the old state back, for a shell.
+    /// What brings the old state back, for a shell, also if it is run again, or was cut off.
     fn undo(&self, moves: &[(PathBuf, PathBuf)]) -> Vec<String> {
         let Some(aside) = &self.aside else { return Vec::new() };
-        let word = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
         let undone = aside.join("undone");
+        let here = |name: &str| shell::path(&self.directory.join(name));
         let (old, new): (Vec<_>, Vec<_>) = moves.iter().partition(|(_, to)| to.starts_with(aside));
-        let mut lines = vec!["# stop the server, then:".to_owned()];
-        lines.push(format!("mkdir -p {}", word(&undone)));
-        let data = word(&self.directory);
-        let beside = BESIDE.map(|name| word(&self.directory.join(name))).join(" ");
-        lines.push(format!("mv {beside} {} 2>/dev/null || true", word(&undone)));
-        lines.extend(new.iter().map(|(_, to)| format!("mv {} {}", word(to), word(&undone))));
-        lines.extend(old.iter().map(|(_, to)| format!("mv {} {data}", word(to))));
+        let (data, room) = (shell::path(&self.directory), shell::path(&undone));
+        let mut lines = vec!["# stop the server, then:".to_owned(), format!("mkdir -p {room}")];
+        for (_, to) in &new {
+            let done = shell::path(&undone.join(to.file_name().unwrap_or_default()));
+            let to = shell::path(to);
+            lines.push(format!("if [ -e {to} ] && [ ! -e {done} ]; then mv {to} {room}; fi"));
+        }
+        // What a server has made since beside what it had.
+        let is_old = |name: &&str| old.iter().any(|(from, _)| from.ends_with(name));
+        if let Some((_, kept)) = old.first() {
+            let kept = shell::path(kept);
+            lines.extend(BESIDE.into_iter().filter(|name| !is_old(name)).map(|name| {
+                let made = here(name);
+                format!("if [ -e {kept} ] && [ -e {made} ]; then mv {made} {room}; fi")
+            }));
+        }
+        lines.extend(old.iter().map(|(from, to)| {
+            let (from, to) = (shell::path(from), shell::path(to));
+            format!(
+                "if [ -e {to} ]; then {{ [ ! -e {from} ] || mv {from} {room}; }} && mv {to} {data}; fi"
+            )
+        }));
         lines
     }
 }
@@ -447,9 +463,10 @@ impl Restore for PrometheusRestore {
             match (&self.place.server, self.cut) {
                 (Some(server), Some(cut)) => {
                     match self.taken_up(cx, server, metas.len() as u64).await {
-                        Ok(()) => {
-                            report.facts.0.extend(answers(cx, &self.config, server, cut).await?.0);
-                        }
+                        Ok(()) => match answers(cx, &self.config, server, cut).await {
+                            Ok(answers) => report.facts.0.extend(answers.0),
+                            Err(e) => report.problems.push(e.chain()),
+                        },
                         Err(e) => report.problems.push(e.chain()),
                     }
                 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
+use snapkit_core::shell;
 use snapkit_core::{Error, Reason, Result};
 
 use crate::assemble::unreadable;
@@ -164,8 +165,7 @@ pub(crate) fn write(
 /// How to bring back what was kept.
 pub(crate) fn undo(directory: &Path, kept: Option<&Path>) -> Vec<String> {
     let Some(kept) = kept else { return Vec::new() };
-    let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
-    let (kept, directory) = (quote(kept), quote(directory));
+    let (kept, directory) = (shell::path(kept), shell::path(directory));
     vec![
         "# stop the server, then:".to_owned(),
         format!(

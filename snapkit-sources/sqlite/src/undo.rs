@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use snapkit_core::shell;
+
 /// What to do before any of them.
 const FIRST: &str = "# to bring the old state back, stop the programs that use the database, then:";
 
@@ -16,15 +18,14 @@ const UNDONE: &str = ".undone";
 /// The copy is renamed when it has been brought back, so that a second run does not overwrite what was
 /// written since then.
 pub(crate) fn by_copy(target: &Path, kept: &Path, page_size_changed_in_wal: bool) -> Vec<String> {
-    let database = quote(target.as_os_str().as_bytes());
+    let database = shell::path(target);
     let restore = format!(".restore \"{}\"", dot_quoted(kept.as_os_str().as_bytes()));
     let mut steps = Vec::new();
     if page_size_changed_in_wal {
         steps.push(format!("sqlite3 {database} 'PRAGMA journal_mode = DELETE' >/dev/null"));
     }
-    steps.push(format!("sqlite3 {database} {}", quote(restore.as_bytes())));
-    let quoted = |path: &Path| quote(path.as_os_str().as_bytes());
-    let (copy, done) = (quoted(kept), quoted(&crate::holders::beside(kept, UNDONE)));
+    steps.push(format!("sqlite3 {database} {}", shell::quote(restore.as_bytes())));
+    let (copy, done) = (shell::path(kept), shell::path(&crate::holders::beside(kept, UNDONE)));
     steps.push(format!("mv -- {copy} {done}"));
     let mut lines = vec![FIRST.to_owned()];
     lines.push(format!("if [ -e {copy} ]; then {}; fi", steps.join(" && ")));
@@ -39,52 +40,27 @@ pub(crate) fn by_copy(target: &Path, kept: &Path, page_size_changed_in_wal: bool
 /// What is there now is complete in a directory of its own before the first old file comes back, and
 /// nothing comes back twice.
 pub(crate) fn by_moving(target: &Path, moved: &[(PathBuf, PathBuf)]) -> Vec<String> {
-    let quoted = |path: &Path| quote(path.as_os_str().as_bytes());
     let Some((from, to)) = moved.first() else { return Vec::new() };
     // Beside what is kept, under the name that the database would have there.
     let suffix = from.as_os_str().len().saturating_sub(target.as_os_str().len());
     let base = to.as_os_str().as_bytes();
     let base = &base[..base.len().saturating_sub(suffix)];
     let base = Path::new(std::ffi::OsStr::from_bytes(base));
-    let aside = quoted(&crate::holders::beside(base, UNDONE));
-    let part = quoted(&crate::holders::beside(base, ".part"));
+    let aside = shell::path(&crate::holders::beside(base, UNDONE));
+    let part = shell::path(&crate::holders::beside(base, ".part"));
     let mut steps = vec![format!("mkdir -p -- {part}")];
     for suffix in ["", "-wal", "-shm", "-journal"] {
-        let ours = quoted(&crate::holders::beside(target, suffix));
+        let ours = shell::path(&crate::holders::beside(target, suffix));
         steps.push(format!("{{ [ ! -e {ours} ] || mv -- {ours} {part}/; }}"));
     }
     steps.push(format!("mv -- {part} {aside}"));
     let mut lines = vec![FIRST.to_owned()];
     lines.push(format!("if [ ! -d {aside} ]; then {}; fi", steps.join(" && ")));
     lines.extend(moved.iter().map(|(from, to)| {
-        let (from, to) = (quoted(from), quoted(to));
+        let (from, to) = (shell::path(from), shell::path(to));
         format!("if [ -d {aside} ] && [ -e {to} ]; then mv -- {to} {from}; fi")
     }));
     lines
-}
-
-/// A word of a shell's command line.
-fn quote(bytes: &[u8]) -> String {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && !text.chars().any(char::is_control)
-    {
-        return format!("'{}'", text.replace('\'', r"'\''"));
-    }
-    let mut word = String::from("$'");
-    for byte in bytes {
-        match byte {
-            b'\'' | b'\\' => {
-                word.push('\\');
-                word.push(char::from(*byte));
-            }
-            0x20..=0x7e => word.push(char::from(*byte)),
-            _ => {
-                let _ = write!(word, "\\x{byte:02x}");
-            }
-        }
-    }
-    word.push('\'');
-    word
 }
 
 /// What stands between double quotes in a command of SQLite's shell.
@@ -103,20 +79,4 @@ fn dot_quoted(bytes: &[u8]) -> String {
         }
     }
     word
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_survive_a_shell() {
-        for bytes in [&b"/a b/c'd\"e\\f.db"[..], b"/caf\xc3\xa9", b"/\xff\n'$HOME\\", b"`x`;!"] {
-            let out = std::process::Command::new("bash")
-                .args(["-c", &format!("printf %s {}", quote(bytes))])
-                .output()
-                .unwrap();
-            assert_eq!(out.stdout, bytes, "{}", quote(bytes));
-        }
-    }
 }

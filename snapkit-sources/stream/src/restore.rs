@@ -11,6 +11,7 @@ use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 use snapkit_core::facts::Standing;
+use snapkit_core::shell;
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest};
 use tempfile::NamedTempFile;
 
@@ -80,7 +81,7 @@ impl FileRestore {
                 None => self.directory.join(format!("{}.before", name.to_string_lossy())),
             };
             keep(&self.place, &kept)?;
-            undo.push(format!("mv -f -- {} {}", quoted(&kept), quoted(&self.place)));
+            undo.push(format!("mv -f -- {} {}", shell::path(&kept), shell::path(&self.place)));
         }
         let (_, path) = staged.keep().map_err(|e| Error::io(what(), e.error))?;
         let flags = if self.overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
@@ -115,11 +116,6 @@ fn keep(place: &Path, kept: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A path as a word for a shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 fn read_back(place: &Path, cx: &Context) -> Result<Tally> {

@@ -265,29 +265,29 @@ async fn restores_that_are_none() {
         now: state of now
     always
         `restore` failed: exit status: 4; the old state could not be put back (old_state=RECOVERY/app, putting_back=`restore` failed: exit status: 4 (program=sh)): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
-        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'cat > state; exit 4' < RECOVERY/app
+        hint: # with these variables as in the stack file: TOKEN; cd 'DIR'; sh -c 'cat > state; exit 4' < 'RECOVERY/app'
         now: state of now
     takes a part
         `restore` ended before it had taken all of the content; the old state could not be put back (old_state=RECOVERY/app): `restore` ended before it had taken all of the content (program-failed, exit 1)
-        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'head -c 10 > new; mv new state' < RECOVERY/app
+        hint: # with these variables as in the stack file: TOKEN; cd 'DIR'; sh -c 'head -c 10 > new; mv new state' < 'RECOVERY/app'
         now: state of n
     reads nothing
         `restore` ended before it had taken all of the content; the old state could not be put back (old_state=RECOVERY/app): `restore` ended before it had taken all of the content (program-failed, exit 1)
-        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'sleep 0.1' < RECOVERY/app
+        hint: # with these variables as in the stack file: TOKEN; cd 'DIR'; sh -c 'sleep 0.1' < 'RECOVERY/app'
         now: state of now
     lies, and nothing proves it
         `restore` failed: exit status: 4; the old state was given back to it, which ended well; nothing proves that it is there (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
         now: other
     lies
         `restore` failed: exit status: 4; the old state could not be put back (old_state=RECOVERY/app): `restore` failed: exit status: 4 (program=sh) (program-failed, exit 1)
-        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'cat > state; grep -q then state && exit 4; echo other > state' < RECOVERY/app
+        hint: # with these variables as in the stack file: TOKEN; cd 'DIR'; sh -c 'cat > state; grep -q then state && exit 4; echo other > state' < 'RECOVERY/app'
         now: other
     never ends
         `restore` did not end within 1s and was ended; the old state was put back (old_state=RECOVERY/app): `restore` did not end within 1s and was ended (program=sh) (unavailable, exit 75)
         now: state of now
     takes nothing
         `restore` did not end within 1s and was ended; the old state could not be put back (old_state=RECOVERY/app, putting_back=`restore` did not end within 1s and was ended (program=sh)): `restore` did not end within 1s and was ended (program=sh) (unavailable, exit 75)
-        hint: # with these variables as in the stack file: TOKEN; cd DIR; sh -c 'exec sleep 60' < RECOVERY/app
+        hint: # with these variables as in the stack file: TOKEN; cd 'DIR'; sh -c 'exec sleep 60' < 'RECOVERY/app'
         now: state of now
     ");
 }
@@ -306,8 +306,8 @@ async fn what_was_there_is_kept() {
         .replace(dir.path().to_str().unwrap(), "DIR");
     assert_snapshot!(shown, @r#"
     # with these variables as in the stack file: TOKEN
-    cd DIR
-    sh -c 'test "$TOKEN" && cat > new && mv new state' < RECOVERY/app
+    cd 'DIR'
+    sh -c 'test "$TOKEN" && cat > new && mv new state' < 'RECOVERY/app'
     "#);
     let mut steps = std::process::Command::new("sh");
     assert!(steps.args(["-c", &undo]).env("TOKEN", "x").status().unwrap().success());

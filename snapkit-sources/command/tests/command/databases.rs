@@ -230,6 +230,19 @@ async fn postgresql() {
     sql("update orders set note = note || 'x' where id = 17");
     let changed = command(config.clone()).facts(&Context::system()).await.unwrap();
     assert_eq!(quiet.facts.compare(&changed).verdict, RestoreVerdict::Differs);
+    // Also where a column has the name that a table has in the question.
+    sql("create table tricky (t int, other text); insert into tricky values (1, 'a')");
+    let before = command(config.clone()).facts(&Context::system()).await.unwrap();
+    sql("update tricky set other = 'b'");
+    let after = command(config.clone()).facts(&Context::system()).await.unwrap();
+    assert_ne!(before.0["answer.content"], after.0["answer.content"]);
+    // However the database writes its times.
+    sql("create table times (at timestamptz); insert into times values ('2026-01-01 12:00+00')");
+    let before = command(config.clone()).facts(&Context::system()).await.unwrap();
+    sql(
+        "alter database shop set timezone = 'Asia/Tokyo'; alter database shop set datestyle = 'German'",
+    );
+    assert_eq!(before, command(config.clone()).facts(&Context::system()).await.unwrap());
     // What is kept is put back with the steps that are told, and a dump that is damaged changes nothing.
     let before = sql("select sum(hashtext(o::text)) from orders o");
     let mut damaged = Taken { content: again.content.clone(), ..again };
@@ -300,6 +313,23 @@ async fn mariadb() {
     sql("drop database shop");
     let report = restore(&config, &taken, None).await.unwrap();
     assert_eq!(taken.facts.compare(&report.facts).verdict, RestoreVerdict::Match);
+    // A drill beside it: it goes where it is told, and nowhere else.
+    sql("update shop.orders set total = 0; create database drill character set latin1");
+    let mut drill = server.config(Preset::Mariadb);
+    drill.database = Some("drill".to_owned());
+    let report = restore(&drill, &taken, None).await.unwrap();
+    assert_eq!(taken.facts.compare(&report.facts).verdict, RestoreVerdict::Match);
+    assert_eq!(sql("select sum(total) from shop.orders"), "0.00\n");
+    assert_eq!(
+        sql(
+            "select default_character_set_name from information_schema.schemata where schema_name = 'drill'"
+        ),
+        "latin1\n"
+    );
+    // Procedures alone are something, too.
+    sql("drop table drill.orders");
+    let refused = restore(&drill, &taken, None).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::TargetNotEmpty);
     sql("drop database shop");
     let e = capture(&config, || ()).await.err().unwrap();
     assert_eq!(e.reason(), Reason::ProgramFailed, "{}", e.chain());

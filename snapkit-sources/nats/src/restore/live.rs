@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use snapkit_core::context::Context;
 use snapkit_core::facts::Standing;
 use snapkit_core::scratch::Room;
+use snapkit_core::shell;
 use snapkit_core::source::RestoreReport;
 use snapkit_core::{Error, Reason, Result};
 
@@ -62,7 +63,7 @@ impl Plan {
                         report.undo.push(format!("nats stream rm -f {}", done.name));
                         report
                             .undo
-                            .push(format!("nats stream restore {}", kept.directory.display()));
+                            .push(format!("nats stream restore {}", shell::path(&kept.directory)));
                     }
                 }
                 Ok(report)
