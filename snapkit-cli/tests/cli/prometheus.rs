@@ -45,6 +45,8 @@ fn it_is_captured_and_comes_back() {
     // Of what did not change nothing is read.
     let again: serde_json::Value = env.run(["create", "--json"]).json();
     assert_eq!(again["snapshot"]["stats"]["bytes_read"], 0, "{again}");
+    // And it is proven all the same.
+    assert_eq!(again["snapshot"]["sources"][0]["facts"]["digest"]["standing"], "pinned", "{again}");
     all += &said(
         &env,
         &["show first", "diff first", "verify --read-data", "doctor -q", "restore first"],

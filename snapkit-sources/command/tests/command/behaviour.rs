@@ -512,3 +512,20 @@ async fn secrets_are_taken_out() {
         assert!(!text.contains(part), "{text}");
     }
 }
+
+/// What comes where there was nothing, while the content is on its way, is not overwritten.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_appears_meanwhile_stays() {
+    let cx = Context::system();
+    let (dir, source) = system(|_| ());
+    fs::remove_file(dir.path().join("state")).unwrap();
+    let request = RestoreRequest::new(Target::Original, SourceRecord::new(source.info()));
+    let mut session = source.restore(&cx, &request).await.unwrap();
+    let name = ArtifactName::new("app").unwrap();
+    let meta = ArtifactMeta::new(name, Shape::Bytes, "x", Chunking::Content);
+    session.put(&cx, &meta, Body::Bytes(body(b"state of then\n"))).await.unwrap();
+    fs::write(dir.path().join("state"), "state of somebody\n").unwrap();
+    let e = session.finish(&cx).await.unwrap_err();
+    assert_eq!(e.reason(), Reason::TargetNotEmpty);
+    assert_eq!(fs::read_to_string(dir.path().join("state")).unwrap(), "state of somebody\n");
+}
