@@ -490,7 +490,7 @@ async fn a_cancelled_restore_puts_back() {
 async fn secrets_are_taken_out() {
     let (dir, source) = system(|config| {
         let secrets = [
-            ("SHORT", "hunter2"),
+            ("A_SHORT", "hunter2"),
             ("LONG", "hunter2-longer-part"),
             ("SPACE", "trailing-space "),
             ("KEY", "-----BEGIN-----\nline-of-a-key\n-----END-----\n"),
@@ -498,8 +498,8 @@ async fn secrets_are_taken_out() {
         for (name, value) in secrets {
             config.variables.insert(name.to_owned(), Secret::new(value.to_owned()));
         }
-        let say = shell("printf '%s\\n' \"$LONG\" \"$SPACE\" \"$KEY\" \"$SHORT\" >&2; exit 1");
-        config.facts.insert("who".to_owned(), shell("echo pw=$SHORT"));
+        let say = shell("printf '%s\\n' \"$LONG\" \"$SPACE\" \"$KEY\" \"$A_SHORT\" >&2; exit 1");
+        config.facts.insert("who".to_owned(), shell("echo pw=$A_SHORT"));
         config.restore = say.clone();
     });
     let cx = Context::system();
