@@ -28,6 +28,9 @@ const WRITER_GRACE: Duration = Duration::from_secs(60);
 const RESTORER_GRACE: Duration = Duration::from_secs(3600);
 /// How long blocking work that nobody waits for any more may go on.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(100);
+/// Signals that come within this time are one wish: `timeout` sends each of its own twice, to the program and to
+/// its group.
+const ONE_WISH: Duration = Duration::from_millis(500);
 
 /// Keep what is in memory, keys above all, out of core dumps and debuggers.
 pub(crate) fn harden() {
@@ -163,8 +166,17 @@ fn watch_signals(cx: &Context, output: &Arc<Output>, grace: Duration) -> Result<
             output.note("stopping; a second signal ends at once");
             Ok(())
         });
+        let second = async {
+            let first = inner.monotonic();
+            loop {
+                next().await?;
+                if inner.monotonic().saturating_sub(first) >= ONE_WISH {
+                    return Ok(());
+                }
+            }
+        };
         // Either way there is no waiting any more.
-        drop(inner.for_cleanup(grace).run(next()).await);
+        drop(inner.for_cleanup(grace).run(second).await);
         end_at_once()
     }))
 }

@@ -52,7 +52,7 @@ async fn a_stream_that_is_replaced_is_kept() {
         assert_eq!(there.state("OTHER").await["messages"], 1);
         let kept = recovery.path().join("ORDERS");
         assert_eq!(report.undo[0], "nats stream rm -f ORDERS");
-        assert_eq!(report.undo[1], format!("nats stream restore {}", kept.display()));
+        assert_eq!(report.undo[1], format!("nats stream restore '{}'", kept.display()));
         // What was kept stays when it is done again.
         let (_, again) = carry(&source(&from), Target::Url(to.url()), |request| {
             request.overwrite = true;
@@ -61,7 +61,7 @@ async fn a_stream_that_is_replaced_is_kept() {
         .await
         .unwrap();
         assert!(
-            again.undo.contains(&format!("nats stream restore {}.2", kept.display())),
+            again.undo.contains(&format!("nats stream restore '{}.2'", kept.display())),
             "{again:?}"
         );
         // Which brings it back.
