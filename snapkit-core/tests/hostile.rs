@@ -87,11 +87,17 @@ async fn a_source_that_is_there_twice_is_refused() {
     let mut snapshot = lab.create().await.unwrap().snapshot;
     let twin = snapshot.sources[0].clone();
     snapshot.sources.push(twin);
-    assert_eq!(lab.restore(&snapshot).await.unwrap_err().reason(), Reason::Corrupt);
+    let source = lab.restore(&snapshot).await.unwrap_err();
     let artifact = snapshot.sources[0].artifacts[0].clone();
     snapshot.sources.pop();
     snapshot.sources[0].artifacts.push(artifact);
-    assert_eq!(lab.restore(&snapshot).await.unwrap_err().reason(), Reason::Corrupt);
+    let artifact = lab.restore(&snapshot).await.unwrap_err();
+    assert_eq!((source.reason(), artifact.reason()), (Reason::Corrupt, Reason::Corrupt));
+    let said = [source, artifact].map(|e| e.chain()).join("\n");
+    insta::assert_snapshot!(said, @"
+    the snapshot holds a source, or an artifact of one, twice (source=app)
+    the snapshot holds a source, or an artifact of one, twice (source=app)
+    ");
     assert!(!lab.target().join("app").exists());
 }
 
@@ -116,7 +122,10 @@ async fn a_snapshot_has_limits() {
     lab.commit(&hostile, &serde_json::to_vec(&hostile).unwrap()).await;
     let ledger = lab.open().await.unwrap().ledger(&lab.cx).await.unwrap();
     assert_eq!(ledger.damaged.len(), 1, "{ledger:?}");
-    assert!(ledger.damaged[0].1.to_string().contains("more in it"), "{:?}", ledger.damaged);
+    let said = ledger.damaged[0].1.chain().replace(first.id.as_str(), "ID");
+    insta::assert_snapshot!(said, @"
+    a snapshot has more in it than a snapshot may (key=snapshots/ID)
+    ");
     // So it is with depth, and with length.
     let deep = "[".repeat(500_000);
     lab.commit(&first, deep.as_bytes()).await;

@@ -29,6 +29,7 @@ mod redis;
 mod refused;
 mod restore;
 mod s3;
+mod scenes;
 mod stack;
 mod support;
 mod terminal;

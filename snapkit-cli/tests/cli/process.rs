@@ -192,7 +192,10 @@ fn a_signal_is_heard_while_nobody_reads() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut env = TestEnv::with_repository();
-    env.set("SNAPKIT_PASSPHRASE_COMMAND", "kill -s INT $PPID; sleep 1; kill -s INT $PPID; sleep 20");
+    env.set(
+        "SNAPKIT_PASSPHRASE_COMMAND",
+        "kill -s INT $PPID; sleep 1; kill -s INT $PPID; sleep 20",
+    );
     let mut child = env.command(["list"]).stderr(Stdio::null()).spawn().unwrap();
     assert_eq!(ends_within(&mut child, Duration::from_secs(10)), Some(130));
 }

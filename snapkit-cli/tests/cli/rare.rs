@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use insta::assert_snapshot;
 use rusqlite::Connection;
 
-use crate::support::{TestEnv, said};
+use crate::support::{TestEnv, is_root, said};
 
 fn packs(env: &TestEnv) -> Vec<PathBuf> {
     env.files("repo/packs", "")
@@ -433,4 +433,105 @@ fn a_directory_is_no_database() {
     error: not a SQLite database: it is not a file (path=[DIR]/work/dir.db, source=a)
     --- exit 2
     ");
+}
+
+/// Of a restore to places that are not as they were.
+#[test]
+fn what_stands_in_the_way_of_a_restore() {
+    let env = TestEnv::with_repository();
+    env.write("work/other/deep/thing", "x");
+    env.database("work/other/deep/shop.db", 3);
+    let made =
+        env.run(["create", "-q", "other/deep/thing", "other/deep/shop.db", "--name", "first"]);
+    assert!(made.is_success(), "{made}");
+    fs::remove_dir_all(env.path("work/other")).unwrap();
+    let mut all = said(&env, &["restore first"]);
+    fs::remove_dir_all(env.path("work/other/deep")).unwrap();
+    all += &said(&env, &["restore first:shop"]);
+    fs::remove_dir_all(env.path("work/other")).unwrap();
+    env.write("work/other", "a file");
+    all += &said(&env, &["restore first:files", "restore first:shop"]);
+    fs::remove_file(env.path("work/other")).unwrap();
+    if is_root() {
+        fs::create_dir_all(env.path("work/other/deep/thing")).unwrap();
+        env.permit("work/other/deep", 0o555);
+        let output = env.run_as_nobody(&["restore", "--overwrite", "first:files"]);
+        all += &format!("as nobody\n{output}");
+        env.permit("work/other/deep", 0o755);
+    }
+    assert_snapshot!(all, @"
+    $ snapkit restore first
+    --- stdout
+    files (files): match, 6 facts hold, 1 B to [DIR]/work/other/deep/thing
+    shop (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/other/deep/shop.db
+    --- stderr
+    snapshot [SNAPSHOT] of shop.db+thing-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    $ snapkit restore first:shop
+    --- stdout
+    shop (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/other/deep/shop.db
+      note: the directory [DIR]/work/other/deep was made, for its owner only
+    --- stderr
+    snapshot [SNAPSHOT] of shop.db+thing-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    $ snapkit restore first:files
+    --- stderr
+    snapshot [SNAPSHOT] of shop.db+thing-[HEX]@box, [TIME]
+    error: a symbolic link or a file stands where a directory has to be (path=[DIR]/work/other/deep, source=files)
+    --- exit 11
+    $ snapkit restore first:shop
+    --- stderr
+    snapshot [SNAPSHOT] of shop.db+thing-[HEX]@box, [TIME]
+    error: a file stands where the directory of the target has to be (path=[DIR]/work/other, source=shop)
+    --- exit 2
+    as nobody
+    --- stderr
+    snapshot [SNAPSHOT] of shop.db+thing-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    error: a directory that cannot be replaced stands where something else has to be (path=[DIR]/work/other/deep/thing, artifact=tree, source=files)
+    --- exit 11
+    ");
+}
+
+#[test]
+fn packs_of_another_length() {
+    let env = TestEnv::with_large_file();
+    let _numbers = lengths();
+    let largest =
+        packs(&env).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let file = fs::File::options().write(true).open(largest).unwrap();
+    file.set_len(fs::metadata(env.path("repo/config")).unwrap().len()).unwrap();
+    let mut all = said(&env, &["verify -q"]);
+    file.set_len(40 << 20).unwrap();
+    all += &said(&env, &["verify -q", "verify -q --read-data"]);
+    assert_snapshot!(all, @"
+    $ snapkit verify -q
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+    --- exit 4
+    $ snapkit verify -q
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [HEX] bytes instead of [N]
+    --- exit 4
+    $ snapkit verify -q --read-data
+    --- stdout
+    damaged: packs/[XX]/[HEX]: it has [HEX] bytes instead of [N]
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/sub/b.bin
+    --- exit 4
+    ");
+}
+
+#[test]
+fn a_log_that_nobody_means() {
+    let mut env = TestEnv::with_repository();
+    env.set("SNAPKIT_LOG", "snapkit_core=nonsense");
+    assert_snapshot!(env.run(["list"]), @r#"
+    --- stderr
+    error: SNAPKIT_LOG says "snapkit_core=nonsense"
+      caused by: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5
+    --- exit 2
+    "#);
 }

@@ -12,6 +12,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use insta::assert_snapshot;
 
+use crate::scenes::meddler;
 use crate::support::TestEnv;
 
 /// A terminal with a program on it, and what it shows.
@@ -186,4 +187,40 @@ fn progress_is_drawn_and_wiped() {
     let report = shown.rsplit("\x1b[2K").next().unwrap();
     assert!(report.contains("complete: 128.0 MiB"), "{shown}");
     assert!(!report.contains("stream: "), "{shown}");
+}
+
+/// A terminal that goes away. The first calls find out whether it is one.
+#[test]
+fn a_terminal_that_fails() {
+    let Some(meddler) = meddler() else { return };
+    let program = env!("CARGO_BIN_EXE_snapkit");
+    let env = TestEnv::new();
+    let mut all = String::new();
+    for (call, count) in [("ioctl", "2"), ("ioctl", "4"), ("ioctl", "5"), ("read", "1")] {
+        let (terminal, end) = terminal();
+        let rule = [call, "/dev/pts/*", count, "error=5", "--", program, "init", "--passphrase"];
+        let child = start(env.through(meddler.to_str().unwrap(), rule), &end);
+        let (shown, code) = terminal.end(child);
+        let shown = shown.replace('\r', "");
+        all += &format!("=== {count}. {call}\n{shown}--- exit {}\n", code.unwrap());
+    }
+    assert_snapshot!(all, @"
+    === 2. ioctl
+    error: --passphrase was given, but no passphrase and no terminal to ask for one
+    hint: give a key file (--key-file, SNAPKIT_KEY_FILE) or a passphrase (SNAPKIT_PASSPHRASE, _FILE or _COMMAND)
+    --- exit 12
+    === 4. ioctl
+    error: cannot hide what is typed
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === 5. ioctl
+    error: cannot hide what is typed
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    === 1. read
+    new passphrase: 
+    error: cannot read from the terminal
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    ");
 }

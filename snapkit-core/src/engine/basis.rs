@@ -90,8 +90,8 @@ impl BasisStore {
     }
 
     /// Begin a new file for a tree of a source. Blocks.
-    pub(crate) fn writer(&self, cx: &Context, source: &SourceName) -> Result<BasisWriter> {
-        Ok(BasisWriter { file: self.file(cx, source)?, scratch: Vec::new(), buffer: Vec::new() })
+    pub(crate) fn writer(&self, cx: &Context, source: &SourceName) -> BasisWriter {
+        BasisWriter { file: self.file(cx, source), scratch: Vec::new(), buffer: Vec::new() }
     }
 
     /// Write a file of the parts of a byte stream of a source. Blocks.
@@ -321,32 +321,37 @@ fn put_refs(buffer: &mut Vec<u8>, refs: &[ChunkRef]) {
     }
 }
 
-/// Writes a basis tree.
+/// Writes a basis tree. That it cannot be written costs the next run time and this one nothing, so it is said at the end.
 pub(crate) struct BasisWriter {
-    file: BasisFile,
+    file: Result<BasisFile>,
     scratch: Vec<u8>,
     buffer: Vec<u8>,
 }
 
 impl std::fmt::Debug for BasisWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "BasisWriter({})", self.file.path.display())
+        write!(f, "BasisWriter({:?})", self.file.as_ref().map(|file| &file.path))
     }
 }
 
 impl BasisWriter {
     /// Add the next entry, with the parts of a content whose list has depth.
-    pub(crate) fn add(&mut self, stored: &StoredEntry, parts: &[ChunkRef]) -> Result<()> {
+    pub(crate) fn add(&mut self, stored: &StoredEntry, parts: &[ChunkRef]) {
+        let Ok(file) = &mut self.file else { return };
         self.buffer.clear();
         encode_entry(stored, &mut self.scratch, &mut self.buffer);
         self.buffer.put_varint(parts.len() as u64);
         put_refs(&mut self.buffer, parts);
-        self.file.write(&self.buffer)
+        if let Err(e) = file.write(&self.buffer) {
+            // A disk that is full gets back what is of no use any more.
+            drop(fs::remove_file(&file.path));
+            self.file = Err(e);
+        }
     }
 
     /// The finished file.
     pub(crate) fn finish(self) -> Result<FileRef> {
-        self.file.finish()
+        self.file?.finish()
     }
 }
 

@@ -399,12 +399,12 @@ impl Repository {
                     store.write_parts(cx, name, &parts)?
                 }
                 ContentRef::Tree { .. } => {
-                    let mut writer = store.writer(cx, name)?;
+                    let mut writer = store.writer(cx, name);
                     let mut entries = self.entries(cx, artifact).await?;
                     while let Some(stored) = entries.next().await {
                         let stored = stored?;
                         let parts = self.parts(cx, &stored.content).await?;
-                        writer.add(&stored, &parts)?;
+                        writer.add(&stored, &parts);
                     }
                     writer.finish()?
                 }
@@ -429,7 +429,10 @@ impl Repository {
         let seen = Seen { snapshots: [snapshot.id.clone()].into(), ..Seen::default() };
         let saved = cleanup
             .blocking(move || {
-                sources.into_iter().try_for_each(|s| store.save(&id, &s.record, s.files))
+                sources.into_iter().try_for_each(|s| {
+                    store.save(&id, &s.record, s.files)?;
+                    s.unsaved.map_or(Ok(()), Err)
+                })
             })
             .await;
         let remembered = self.local.remember(&cleanup, seen).await;

@@ -253,7 +253,8 @@ enum Step {
 pub(crate) struct StoredTree {
     pub(crate) content: ContentRef,
     pub(crate) digest: TreeDigest,
-    pub(crate) basis: FileRef,
+    /// Without it, only time is lost.
+    pub(crate) basis: Result<FileRef>,
 }
 
 /// Stores one tree.
@@ -328,7 +329,7 @@ impl TreeStore<'_> {
             list.push(self.writer, chunk).await?;
         }
         let (entries, _) = list.close(self.writer).await?;
-        let basis = self.cx.blocking(move || basis.finish()).await?;
+        let basis = self.cx.blocking(move || Ok(basis.finish())).await?;
         let content = ContentRef::Tree { entries, count, files, bytes };
         Ok(Ok(StoredTree { content, digest, basis }))
     }
@@ -553,7 +554,7 @@ impl TreeStore<'_> {
         self.stats.entries += 1;
         self.cx.progress().add(Counter::Entries, 1);
         growing.digest.add(&stored.entry);
-        growing.basis.add(&stored, parts)?;
+        growing.basis.add(&stored, parts);
         if let Some(chunk) = growing.chunker.add(&self.writer.shared().chunk_key, &stored) {
             let chunk = self.writer.put_meta(chunk).await?;
             growing.list.push(self.writer, chunk).await?;

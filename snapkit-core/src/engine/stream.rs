@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt as _;
 
-use crate::artifact::{ArtifactMeta, Body, Chunking, SourceName};
+use crate::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, SourceName};
 use crate::context::Context;
 use crate::engine::basis::{BasisStore, FileRef, SourceBasis};
 use crate::engine::cut::{CLEANUP_LIMIT, Participant, guarded};
@@ -27,10 +27,20 @@ pub(crate) struct Captured {
     /// Facts of its trees, as they were stored.
     pub(crate) tree_facts: Facts,
     pub(crate) files: BTreeMap<String, FileRef>,
+    /// Why a file for the next run is not among them.
+    pub(crate) unsaved: Option<Error>,
     account: Arc<Account>,
 }
 
 impl Captured {
+    /// A file for the next run, which is slower without it.
+    fn leave(&mut self, artifact: &ArtifactName, file: Result<FileRef>) {
+        match file {
+            Ok(file) => drop(self.files.insert(artifact.to_string(), file)),
+            Err(e) => drop(self.unsaved.get_or_insert(e)),
+        }
+    }
+
     /// Take over what it has cost, once the writer has finished.
     pub(crate) fn settle(&mut self) {
         self.record.stats.bytes_new = self.account.bytes_new.load(Ordering::Relaxed);
@@ -73,6 +83,7 @@ impl Run<'_> {
             record: SourceRecord { cut: participant.cut.clone(), ..SourceRecord::new(&info) },
             tree_facts: Facts::new(),
             files: BTreeMap::new(),
+            unsaved: None,
             account: writer.open_account().await.map_err(|e| e.with("source", &info.name))?,
         };
         let read_before = self.stats.bytes_read;
@@ -186,21 +197,15 @@ impl Run<'_> {
                         .map_err(|e| Failure::Source(e.with("artifact", &meta.name)))?;
                     sha256 = stored.sha256;
                     if meta.fingerprint.is_some() && !stored.parts.is_empty() {
-                        let file = self
-                            .keep_parts(&captured.record.name, stored.parts)
-                            .await
-                            .map_err(Failure::Repository)?;
-                        captured.files.insert(meta.name.to_string(), file);
+                        let file = self.keep_parts(&captured.record.name, stored.parts).await;
+                        captured.leave(&meta.name, file);
                     }
                     ContentRef::Bytes { content: stored.content }
                 }
                 Body::Tree(tree) => {
                     let old =
                         basis.filter(|_| !self.read_all).and_then(|b| b.tree(meta.name.as_str()));
-                    let new = self
-                        .store
-                        .writer(cx, &captured.record.name)
-                        .map_err(Failure::Repository)?;
+                    let new = self.store.writer(cx, &captured.record.name);
                     let store = TreeStore {
                         cx,
                         writer,
@@ -218,7 +223,7 @@ impl Run<'_> {
                         Standing::Pinned,
                         &mut captured.tree_facts,
                     );
-                    captured.files.insert(meta.name.to_string(), stored.basis);
+                    captured.leave(&meta.name, stored.basis);
                     stored.content
                 }
                 Body::Records(records) => {

@@ -1,13 +1,14 @@
 //! What the author of a source is told when it breaks its contract.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use insta::assert_snapshot;
 use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, SourceName};
-use snapkit_core::context::Context;
+use snapkit_core::context::{Context, Timestamp};
 use snapkit_core::engine::{CreateOptions, Stack};
 use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::facts::Facts;
@@ -30,6 +31,8 @@ use crate::lab::Lab;
 #[derive(Debug)]
 struct Crooked {
     info: SourceInfo,
+    /// How long it says that its freeze has taken.
+    cut: Duration,
     artifacts: Mutex<Vec<(ArtifactMeta, Option<Body>)>>,
 }
 
@@ -46,7 +49,7 @@ impl Crooked {
             let name = ArtifactName::new(name).unwrap();
             (ArtifactMeta::new(name, shape, "x", Chunking::Content), Some(body))
         });
-        Self { info, artifacts: Mutex::new(artifacts.collect()) }
+        Self { info, cut: Duration::ZERO, artifacts: Mutex::new(artifacts.collect()) }
     }
 }
 
@@ -58,7 +61,7 @@ impl Source for Crooked {
 
     async fn capture(&self, _: &Context, _: Option<&SourceRecord>) -> Result<Box<dyn Capture>> {
         let artifacts = std::mem::take(&mut *self.artifacts.lock().unwrap());
-        Ok(Box::new(CrookedCapture { next: 0, artifacts: Mutex::new(artifacts) }))
+        Ok(Box::new(CrookedCapture { next: 0, cut: self.cut, artifacts: Mutex::new(artifacts) }))
     }
 
     async fn restore(&self, _: &Context, _: &RestoreRequest) -> Result<Box<dyn Restore>> {
@@ -76,14 +79,16 @@ impl Source for Crooked {
 
 struct CrookedCapture {
     next: usize,
+    cut: Duration,
     artifacts: Mutex<Vec<(ArtifactMeta, Option<Body>)>>,
 }
 
 #[async_trait]
 impl Capture for CrookedCapture {
     async fn freeze(&mut self, cx: &Context) -> Result<Cut> {
-        let now = cx.now();
-        Ok(Cut { begin: now, end: now, consistency: Consistency::Point, position: None })
+        let end = cx.now();
+        let begin = Timestamp(end.0 - i64::try_from(self.cut.as_nanos()).unwrap());
+        Ok(Cut { begin, end, consistency: Consistency::Point, position: None })
     }
 
     async fn thaw(&mut self, _: &Context) -> Result<()> {
@@ -159,6 +164,17 @@ async fn told(lab: &Lab, source: Crooked) -> String {
             without_numbers(&format!("{:?}: {}", record.verdict, problems.join("; ")))
         }
     }
+}
+
+/// A clock that jumps, or a source that has begun before it was asked: each alone was in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_cut_that_is_too_wide() {
+    let lab = Lab::new([]).await;
+    let source = Crooked { cut: Duration::from_secs(11), ..Crooked::new([]) };
+    let said = told(&lab, source).await;
+    assert_snapshot!(said, @"
+    error: the cut took N.N ms, the window is N.N ms (timed-out)
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -216,3 +216,50 @@ impl std::fmt::Display for Answer {
 }
 
 impl std::error::Error for Answer {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+
+    /// What is said of a request that went wrong before there was a status.
+    fn told(kind: HttpErrorKind, text: &'static str) -> String {
+        told_of(HttpError::new(kind, std::io::Error::other(text)).into())
+    }
+
+    fn told_of(source: Box<dyn std::error::Error + Send + Sync>) -> String {
+        match fault(&object_store::Error::Generic { store: "S3", source }) {
+            Fault::Passing(e) => format!("for now: {} ({})\n", e.chain(), e.reason()),
+            Fault::Final(e) => format!("{} ({})\n", e.chain(), e.reason()),
+            other => format!("{other:?}\n"),
+        }
+    }
+
+    #[test]
+    fn of_requests_without_an_answer() {
+        let kinds = [
+            HttpErrorKind::Timeout,
+            HttpErrorKind::Connect,
+            HttpErrorKind::Decode,
+            HttpErrorKind::Interrupted,
+            HttpErrorKind::Unknown,
+        ];
+        let mut all: String = kinds.into_iter().map(|kind| told(kind, "in the net")).collect();
+        all += &told(HttpErrorKind::Request, "builder error");
+        all += &told(
+            HttpErrorKind::Connect,
+            "error sending request for url (http://169.254.169.254/)",
+        );
+        all += &told_of("redirect without LOCATION".into());
+        assert_snapshot!(all, @"
+        for now: the store did not answer in time: Generic S3 error: HTTP error: in the net (unavailable)
+        for now: the store cannot be reached: Generic S3 error: HTTP error: in the net (unavailable)
+        for now: the store's answer was cut short: Generic S3 error: HTTP error: in the net (unavailable)
+        for now: the connection to the store was lost: Generic S3 error: HTTP error: in the net (unavailable)
+        for now: the connection to the store was lost: Generic S3 error: HTTP error: in the net (unavailable)
+        an address of the store, or of its credentials, cannot be used: Generic S3 error: HTTP error: builder error (invalid-config)
+        no credentials for the store were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role gives them: Generic S3 error: HTTP error: error sending request for url (http://169.254.169.254/) (permission-denied)
+        the bucket is in another region: set AWS_REGION to its region: Generic S3 error: redirect without LOCATION (invalid-config)
+        ");
+    }
+}

@@ -449,3 +449,52 @@ fn entry(root: &Path, meta: &ObjectMeta) -> Option<ObjectEntry> {
     let modified = meta.last_modified.timestamp_nanos_opt().map(Timestamp);
     Some(ObjectEntry { key: Key::new(name).ok()?, size: meta.size, modified })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+    use object_store::{Attributes, GetResultPayload};
+
+    fn told(e: &object_store::Error) -> String {
+        match fault(e) {
+            Fault::Passing(e) => format!("for now: {} ({})", e.chain(), e.reason()),
+            Fault::Final(e) => format!("{} ({})", e.chain(), e.reason()),
+            Fault::Missing => "missing".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_store_that_says_nothing() {
+        let e = in_time(std::future::pending::<object_store::Result<()>>()).await.unwrap_err();
+        assert_snapshot!(told(&e), @"
+        for now: the store has failed: Generic store error: the store said nothing for 60 seconds (unavailable)
+        ");
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_does_not_end() {
+        let location = Path::from("shop/config");
+        let pieces = [Ok(Bytes::from_static(b"four")), Ok(Bytes::from_static(b"and more"))];
+        let meta = ObjectMeta {
+            location: location.clone(),
+            last_modified: "2026-01-15T14:30:00Z".parse().unwrap(),
+            size: 4,
+            e_tag: None,
+            version: None,
+        };
+        let payload = GetResultPayload::Stream(futures_util::stream::iter(pieces).boxed());
+        let got = GetResult {
+            payload,
+            meta,
+            range: 0..4,
+            attributes: Attributes::new(),
+            extensions: Default::default(),
+        };
+        let e = body(got, &location).await.unwrap_err();
+        assert_snapshot!(told(&e), @"
+        for now: the store has failed: Generic store error: the answer for shop/config is longer than the store says (unavailable)
+        ");
+    }
+}

@@ -142,7 +142,7 @@ fn compare(cx: &Context, base: &Dirs, records: &[Record]) -> Result<Vec<Differen
             Ok(found) if found == record.expected => continue,
             Ok(found) => blake3::Hash::from(found).to_hex().to_string(),
             Err(e) if e.is_cancelled() => return Err(e),
-            Err(e) => e.chain(),
+            Err(e) => format!("unknown ({})", e.chain()),
         };
         different.push(Difference {
             fact: format!("{ARTIFACT}.content {}", record.path),

@@ -108,7 +108,11 @@ pub(super) fn into_place(mover: &mut Mover<'_>, taken: &Taken) -> Result<Swapped
                 let holder = mover.open(&keeper)?;
                 rustix::fs::unlinkat(&*holder, name.as_slice(), AtFlags::REMOVEDIR)
             });
-            remove.map_err(|e| Error::io("cannot remove an empty directory", e.into()))?;
+            // Nobody misses it, and everything is in its place.
+            if let Err(e) = remove {
+                let place = shell::path(&mover.path(&kept, b""));
+                mover.writer.told.note(format!("an empty directory was left: {place} ({e})"));
+            }
         }
     }
     // A root that was there stays as it is, unless it was asked for and may be replaced.

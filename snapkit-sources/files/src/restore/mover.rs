@@ -356,7 +356,7 @@ impl<'a> Mover<'a> {
         name: &[u8],
     ) -> Result<(Dir, Vec<u8>)> {
         let at = self.layout().stages[stage].at.clone();
-        let cannot = |e| error::at("make a directory for the old state, in", &at, e);
+        let cannot = |e| error::at("make a directory for the old state", &at, e);
         let fresh = format!("old-{}", self.layout().tag).into_bytes();
         let from = Dir::Stage(stage, Vec::new());
         let dir = self.open(&from).map_err(cannot)?;
