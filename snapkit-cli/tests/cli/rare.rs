@@ -336,6 +336,13 @@ fn values_that_nobody_writes_on_purpose() {
         env.write("work/snapkit.toml", text);
         all += &format!("{text}{}", said(&env, &["config check"]));
     }
+    for text in [
+        "[repo]\nurl = { env = 'NONE', default = 5 }\n[sources.a]\nkind = 'files'\npaths = ['x']\n",
+        "[repo]\nurl = '../repo'\nkey = { env = 'NONE', default = 5 }\n[sources.a]\nkind = 'files'\npaths = ['x']\n",
+    ] {
+        env.write("work/snapkit.toml", text);
+        all += &format!("{text}{}", said(&env, &["list"]));
+    }
     assert_snapshot!(all, @r#"
     [sources.a]
     kind = 'files'
@@ -405,6 +412,27 @@ fn values_that_nobody_writes_on_purpose() {
     --- stderr
     error: `busy_timeout`: must be seconds, or text such as "10s", at most a day (source=a, file=[DIR]/work/snapkit.toml:4)
     --- exit 2
+    [repo]
+    url = { env = 'NONE', default = 5 }
+    [sources.a]
+    kind = 'files'
+    paths = ['x']
+    $ snapkit list
+    --- stderr
+    error: `url` must be text (file=[DIR]/work/snapkit.toml:2)
+    --- exit 2
+    [repo]
+    url = '../repo'
+    key = { env = 'NONE', default = 5 }
+    [sources.a]
+    kind = 'files'
+    paths = ['x']
+    $ snapkit list
+    --- stderr
+    error: there is no such directory (path=[DIR]/work/../repo)
+      caused by: No such file or directory (os error 2)
+    hint: create one with `snapkit init`, or check the path or URL
+    --- exit 10
     "#);
 }
 
@@ -492,6 +520,69 @@ fn what_stands_in_the_way_of_a_restore() {
     what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
     error: a directory that cannot be replaced stands where something else has to be (path=[DIR]/work/other/deep/thing, artifact=tree, source=files)
     --- exit 11
+    ");
+}
+
+/// What a restore that is not trusted, or not root's, leaves out.
+#[test]
+fn attributes_that_are_left_out() {
+    if !is_root() {
+        return;
+    }
+    let env = TestEnv::with_repository();
+    env.write("work/data/sub/program", "x");
+    let capability = "0x0100000200040000000000000000000000000000";
+    let set = std::process::Command::new("setfattr")
+        .args(["-n", "security.capability", "-v", capability])
+        .arg(env.path("work/data/sub/program"))
+        .status();
+    assert!(set.unwrap().success());
+    assert!(env.run(["create", "-q", "data", "--name", "first"]).is_success());
+    let mut all = said(&env, &["restore first --target out"]);
+    fs::create_dir(env.path("work/other")).unwrap();
+    env.permit("work/other", 0o777);
+    let output = env.run_as_nobody(&["restore", "first", "--target", "other"]);
+    all += &format!("as nobody\n{output}");
+    let output = env.run_as_nobody(&[
+        "restore",
+        "first",
+        "--target",
+        "other/part",
+        "--include",
+        "**/program",
+    ]);
+    all += &format!("as nobody\n{output}");
+    assert_snapshot!(all, @"
+    $ snapkit restore first --target out
+    --- stdout
+    files (files): match, 6 facts hold, 1 B to [DIR]/work/out/files
+      note: security attributes, such as file capabilities were set: 1 ([DIR-IN-TREE]/work/data/sub/program)
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    as nobody
+    --- stdout
+    files (files): differs, 4 facts hold, 1 B to [DIR]/work/other/files
+      differs: tree.attributes was [HEX], is [HEX]
+      differs: tree.owners was [HEX], is [HEX]
+      problem: [DIR-IN-TREE]/work/data/sub/program: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data/sub: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data: cannot set the owner 0:0: Operation not permitted (os error 1)
+      note: security attributes, such as file capabilities were left out: 1 ([DIR-IN-TREE]/work/data/sub/program); restore as root, or trust the repository, to have them
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    differs in [DURATION]
+    --- exit 4as nobody
+    --- stdout
+    files (files): unproven, 1 B to [DIR]/work/other/part/files
+      unproven: a part of a snapshot has no facts of its own
+      problem: [DIR-IN-TREE]/work/data/sub/program: cannot set the owner 0:0: Operation not permitted (os error 1)
+      note: security attributes, such as file capabilities were left out: 1 ([DIR-IN-TREE]/work/data/sub/program); restore as root, or trust the repository, to have them
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    unproven in [DURATION]
+    --- exit 4
     ");
 }
 

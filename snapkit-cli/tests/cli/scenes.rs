@@ -154,6 +154,15 @@ fn of_a_tree_that_changes_while_it_is_captured() {
             &[Scene("lgetxattr", "*", "1+", "error=61")],
         ],
     );
+    let with_database = |env: &TestEnv| env.database("work/data/x.db", 3);
+    all += &told(
+        with_database,
+        "create -q data",
+        &[
+            &[Scene("statx", "/work/data/x.db", "1+", "error=5")],
+            &[Scene("openat", "/work/data/x.db", "1+", "error=5")],
+        ],
+    );
     assert_snapshot!(all, @"
     === 1. newfstatat of /work/data/sub/b.bin: run=rm data/sub/b.bin; mv data/sub data/moved; mkdir data/sub
     --- stderr
@@ -216,6 +225,16 @@ fn of_a_tree_that_changes_while_it_is_captured() {
     === 1+. lgetxattr of *: error=61
     --- stderr
     warning: files: DIR/work/data/a.txt: cannot read the extended attributes (path=/DIR/work/data/a.txt): No data available (os error 61)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 1+. statx of /work/data/x.db: error=5
+    --- stderr
+    warning: files: DIR/work/data/x.db: cannot examine the file: /DIR/work/data/x.db: Input/output error (os error 5)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 1+. openat of /work/data/x.db: error=5
+    --- stderr
+    warning: files: DIR/work/data/x.db: cannot open the database: the operating system refused (path=/DIR/work/data/x.db): unable to open database file: /DIR/work/data/x.db: Error code 14: unable to open database file
     warning: 1 thing was not captured; `snapkit show [HEX]` lists it
     --- exit 3
     ");
@@ -484,6 +503,11 @@ fn of_a_part_of_a_tree_on_a_dying_disk() {
         &[&[Scene("renameat2", "*x.db-wal > *", "1+", "error=5")]],
     );
     all += &told(with_log, "restore -q second:files --include **/x.db", &[&[]]);
+    let modes = |env: &TestEnv| {
+        env.permit("work/data/sub", 0o700);
+        fs::remove_file(env.path("work/data/sub/b.bin")).unwrap();
+    };
+    all += &told(modes, "restore first:files --include **/b.bin --include **/sub", &[&[]]);
     assert_snapshot!(all, @"
     === 1. newfstatat of /work/data/sub: error=5
     --- stderr
@@ -561,6 +585,14 @@ fn of_a_part_of_a_tree_on_a_dying_disk() {
     error: there is something where the restore goes (path=/DIR/work/data/x.db, artifact=tree, source=files)
     hint: restore elsewhere with --target, or replace it with --overwrite (the old state is kept)
     --- exit 11
+    --- stdout
+    files (files): unproven, 4 B to /DIR/work/data
+      unproven: a part of a snapshot has no facts of its own; every file was read back and is as stored
+      note: directories that were there keep their attributes: 1; with overwriting they get those of the snapshot
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    unproven in [DURATION]
+    --- exit 0
     ");
 }
 
@@ -763,6 +795,22 @@ fn of_a_database_that_is_put_back() {
             &[Scene("pwrite64", "/work/shop.db", "2", "error=5")],
         ],
     );
+    // Between the commit and the look at what is there, and after that.
+    let w = "run=sqlite3 shop.db 'create table w (x)'";
+    all += &told(
+        logged,
+        "restore --overwrite first:shop",
+        &[
+            &[Scene("fcntl", "/work/shop.db-shm", "33", w)],
+            &[Scene("fcntl", "/work/shop.db-shm", "36", w)],
+        ],
+    );
+    let away = |env: &TestEnv| {
+        env.database("work/deep/er/x.db", 3);
+        assert!(env.run(["create", "-q", "deep/er/x.db", "--name", "second"]).is_success());
+        fs::remove_dir_all(env.path("work/deep")).unwrap();
+    };
+    all += &told(away, "restore second", &[&[], &[Scene("mkdir", "/work/deep", "1", "error=13")]]);
     assert_snapshot!(all, @"
     --- stdout
     shop (sqlite): match, 8 facts hold, 8.0 KiB to /DIR/work/shop.db
@@ -933,6 +981,44 @@ fn of_a_database_that_is_put_back() {
       caused by: disk I/O error
       caused by: Error code 778: disk I/O error
     --- exit 1
+    === 33. fcntl of /work/shop.db-shm: run=sqlite3 shop.db 'create table w (x)'
+    --- stdout
+    shop (sqlite): unproven, 0 facts hold, 8.0 KiB to /DIR/work/shop.db
+      unproven: application_id, page_count, page_size, pages, rows.t, schema, tables, user_version
+      note: the old content was copied to /DIR/home/.local/state/snapkit/recovery/before-[HEX]/shop/shop.db
+      note: the database was written to before it could be read back: what was put was checked before, and is not proven after
+    to bring back what shop held before:
+        [STEPS]
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    what is replaced is kept in /DIR/home/.local/state/snapkit/recovery/before-[HEX]
+    unproven in [DURATION]
+    --- exit 4
+    === 36. fcntl of /work/shop.db-shm: run=sqlite3 shop.db 'create table w (x)'
+    --- stdout
+    shop (sqlite): match, 8 facts hold, 8.0 KiB to /DIR/work/shop.db
+      note: the old content was copied to /DIR/home/.local/state/snapkit/recovery/before-[HEX]/shop/shop.db
+      note: the database was written to since; what was read back is what was there before that
+    to bring back what shop held before:
+        [STEPS]
+    --- stderr
+    snapshot [SNAPSHOT] of data+shop.db-[HEX]@box, [TIME]
+    what is replaced is kept in /DIR/home/.local/state/snapkit/recovery/before-[HEX]
+    match in [DURATION]
+    --- exit 0
+    --- stdout
+    x (sqlite): match, 8 facts hold, 8.0 KiB to /DIR/work/deep/er/x.db
+      note: the directory /DIR/work/deep/er and 1 above it were made, for their owner only
+    --- stderr
+    snapshot [SNAPSHOT] of x.db-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    === 1. mkdir of /work/deep: error=13
+    --- stderr
+    snapshot [SNAPSHOT] of x.db-[HEX]@box, [TIME]
+    error: cannot make the directory of the target (path=/DIR/work/deep, source=x)
+      caused by: Permission denied (os error 13)
+    --- exit 1
     ");
 }
 
@@ -1018,6 +1104,15 @@ fn of_what_is_kept_here() {
             &[Scene("openat", "/repo/snapshots/*", "2", "error=2")],
         ],
     );
+    all += &told(nothing, "create -q data shop.db", &[&[Scene("read", "*.basis", "1", "error=5")]]);
+    all += &told(
+        forgotten,
+        "create -q data shop.db",
+        &[
+            &[Scene("openat", "/repo/packs/??/[0-9a-f]*", "1+", "error=5")],
+            &[Scene("pread64", "/repo/packs/??/[0-9a-f]*", "1+", "error=5")],
+        ],
+    );
     assert_snapshot!(all, @r#"
     === 1. mkdir of */running: error=5
     --- stderr
@@ -1071,5 +1166,68 @@ fn of_what_is_kept_here() {
     error: there is no snapshot [SNAPSHOT]
     hint: `snapkit list` shows the snapshots there are
     --- exit 1
+    === 1. read of *.basis: error=5
+    --- exit 0
+    === 1+. openat of /repo/packs/??/[0-9a-f]*: error=5
+    --- stderr
+    warning: what was captured of files before could not be read, so all of it is: cannot open the object (path=/DIR/repo/packs/[XX]/[HEX], object=packs/[XX]/[HEX]): Input/output error (os error 5)
+    --- exit 0
+    === 1+. pread64 of /repo/packs/??/[0-9a-f]*: error=5
+    --- stderr
+    warning: what was captured of files before could not be read, so all of it is: cannot read the object (path=/DIR/repo/packs/[XX]/[HEX], object=packs/[XX]/[HEX]): Input/output error (os error 5)
+    --- exit 0
     "#);
+}
+
+/// A files source whose only path is a database.
+#[test]
+fn of_what_lies_beside_a_database() {
+    if meddler().is_none() {
+        return;
+    }
+    let (_env, _names) = filters();
+    let beside = |env: &TestEnv| {
+        env.write(
+            "work/snapkit.toml",
+            "name = \"beside\"\n[sources.all]\nkind = \"files\"\npaths = [\"shop.db\"]\n",
+        );
+        let made = env.run(["create", "-q", "--name", "second"]);
+        assert!(made.is_success(), "{made}");
+        env.write("work/shop.db-wal", "of today");
+    };
+    assert_snapshot!(told(beside, "restore -q --overwrite second", &[
+        &[Scene("renameat2", "*/shop.db-wal > *", "1+", "error=5")],
+    ]), @"
+    === 1+. renameat2 of */shop.db-wal > *: error=5
+    --- stderr
+    error: cannot move aside what lies beside the database (path=/DIR/work/shop.db, source=all)
+      caused by: Input/output error (os error 5)
+    --- exit 1
+    ");
+}
+
+/// Credentials that cannot be tried in the time that there is.
+#[test]
+fn of_credentials_on_a_slow_disk() {
+    if meddler().is_none() {
+        return;
+    }
+    let (_env, _names) = filters();
+    let two = |env: &TestEnv| {
+        let key = &env.files("repo/keys", "")[0];
+        let name = key.file_name().unwrap().to_str().unwrap();
+        let other = format!("{}{}", if name.starts_with('0') { '1' } else { '0' }, &name[1..]);
+        fs::copy(key, key.with_file_name(other)).unwrap();
+        let made = env.run(["init", "--repo", "elsewhere", "--key-file", "third.key"]);
+        assert!(made.is_success(), "{made}");
+        fs::remove_dir_all(env.path("home/.config")).unwrap();
+    };
+    assert_snapshot!(told(two, "list --key-file third.key", &[
+        &[Scene("openat", "/repo/keys/*", "1", "run=sleep 21")],
+    ]), @"
+    === 1. openat of /repo/keys/*: run=sleep 21
+    --- stderr
+    error: to try 1 of the credentials took too long; a key file is quicker
+    --- exit 1
+    ");
 }

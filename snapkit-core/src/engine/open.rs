@@ -267,9 +267,7 @@ async fn open_credential(
         if cx.monotonic().saturating_sub(begun) > MAX_TRYING {
             return Err(Error::new(
                 Reason::LimitExceeded,
-                format!(
-                    "the first {count} credentials took too long to try; a key file is quicker"
-                ),
+                format!("to try {count} of the credentials took too long; a key file is quicker"),
             ));
         }
         for unlock in unlock {
