@@ -8,7 +8,7 @@ use snapkit_core::context::Context;
 use snapkit_core::engine::{
     Hooks, Ledger, MIN_MEMORY, Occasion, OpenOptions, Probe, Repository, Scope, hooks,
 };
-use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::error::{Error, ErrorKind, Reason, Result};
 use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::registry::Registry;
 use snapkit_core::sink::Sink;
@@ -23,7 +23,7 @@ use crate::hooks::{StackHooks, StackProbe, Surroundings};
 use crate::key::KeySources;
 use crate::location::Places;
 use crate::output::Output;
-use crate::place::Place;
+use crate::place::{Place, check_store};
 use crate::progress::Meter;
 use crate::running::Running;
 use crate::scope;
@@ -193,17 +193,25 @@ impl App {
 
     /// Where the repository is, and what it is.
     async fn find_repository(&self, url: &str) -> Result<(Arc<dyn Sink>, RepositoryConfig)> {
-        let found = match snapkit_sinks::open_with(&self.cx, url, &self.stores()?).await {
-            Ok(sink) => Repository::peek(&self.cx, &sink).await.map(|config| (sink, config)),
-            Err(e) => Err(e),
-        };
         let state = self.places.state().ok();
-        match (found, Place::of(url, state.as_deref())) {
-            (Err(e), Ok(Some(place))) if e.reason() == Reason::NoRepository => {
-                Err(place.explain(e))
+        let found = match snapkit_sinks::open_with(&self.cx, url, &self.stores()?).await {
+            Ok(sink) => match Repository::peek(&self.cx, &sink).await {
+                Ok(config) => return Ok((sink, config)),
+                Err(e) => (Some(sink), e),
+            },
+            Err(e) => (None, e),
+        };
+        Err(match (found, Place::of(url, state.as_deref())) {
+            ((_, e), _) if e.reason() != Reason::NoRepository => e,
+            ((_, e), Ok(Some(place))) => place.explain(e),
+            ((Some(sink), e), Ok(None)) => {
+                match check_store(&self.cx, &sink, state.as_deref(), false).await {
+                    Err(better) if better.kind() != ErrorKind::Unavailable => better,
+                    _ => e,
+                }
             }
-            (found, _) => found,
-        }
+            ((_, e), _) => e,
+        })
     }
 
     /// The ledger, with a warning for each line that is damaged or gone.
@@ -297,7 +305,36 @@ impl App {
                 "{word} is not unique: there are snapshots of {rivals}"
             ))
             .with_hint("say which with --stack-name, or give an id; `snapkit list` shows them")),
-            None => Ok(found),
+            None => {
+                if word.starts_with("latest") {
+                    self.doubt(ledger, found);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// Say why the newest snapshot may not be the one that is meant.
+    fn doubt(&self, ledger: &Ledger, found: &Head) {
+        let id = &found.id;
+        if found.started > self.cx.now() {
+            self.output.warn(format!(
+                "snapshot {id} is of {}, which is yet to come: is a clock wrong? Until then `latest` means it, \
+                 whatever is captured later",
+                format::time(found.started)
+            ));
+        }
+        let is_newer = |head: &&Head| {
+            head.stack == found.stack
+                && head.host == found.host
+                && head.set != found.set
+                && head.started > found.started
+        };
+        if let Some(newer) = ledger.snapshots.iter().find(is_newer) {
+            self.output.note(format!(
+                "there is a newer snapshot of set {}: {}; `latest` is of set {} unless --set says otherwise",
+                newer.set, newer.id, found.set
+            ));
         }
     }
 
@@ -342,11 +379,11 @@ impl App {
     }
 
     /// The right to be the only run of a stack. Without local state there is no such right, and no obstacle.
-    pub(crate) fn only_run_of(&self, url: &str, stack: &str) -> Result<Option<Running>> {
+    pub(crate) fn only_run_of(&self, stack: &str) -> Result<Option<Running>> {
         let begun = self
             .places
             .state()
-            .and_then(|state| Running::begin(&state, url, stack, &format::time(self.cx.now())));
+            .and_then(|state| Running::begin(&state, stack, &format::time(self.cx.now())));
         match begun {
             Ok(running) => Ok(Some(running)),
             Err(e) if e.reason() == Reason::Busy => Err(e),

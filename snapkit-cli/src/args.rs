@@ -41,7 +41,7 @@ pub(crate) struct Common {
     /// A key file that opens the repository [env: SNAPKIT_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
-    /// Lines NAME=VALUE of variables (comments, `export` and quotes as in a shell), which count where the environment has none of that name
+    /// Lines NAME=VALUE of variables (comments, `export` and quotes; nothing is expanded), which count where the environment has none of that name
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) env_file: Option<PathBuf>,
     /// Give the result as one JSON document on standard output, and progress and warnings as lines of

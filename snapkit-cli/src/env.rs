@@ -105,7 +105,7 @@ impl Env {
 }
 
 /// Lines `NAME=VALUE`, as for systemd and Docker: comments with `#`, an `export` in front and one pair
-/// of quotes around the value are allowed, nothing is expanded.
+/// of quotes around the value are allowed, nothing is expanded. What a shell would read in another way is refused.
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, SecretString>> {
     let mut variables = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
@@ -120,10 +120,37 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, SecretString>> {
             return Err(Error::new(Reason::InvalidConfig, "a line is not NAME=VALUE")
                 .with("file", format!("{}:{}", path.display(), number + 1)));
         };
-        let quoted = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
-        variables.insert(name.to_owned(), Secret::new(quoted.unwrap_or(value).to_owned()));
+        let value = unquoted(value).map_err(|what| {
+            Error::new(Reason::InvalidConfig, format!("the value of {name} {what}"))
+                .with("file", format!("{}:{}", path.display(), number + 1))
+        })?;
+        variables.insert(name.to_owned(), Secret::new(value.to_owned()));
     }
     Ok(variables)
+}
+
+/// A value without its quotes and without a comment behind it; or what is wrong with it. It may be a secret.
+fn unquoted(value: &str) -> Result<&str, &'static str> {
+    let is_comment = |rest: &str| {
+        rest.is_empty() || (rest.starts_with([' ', '\t']) && rest.trim_start().starts_with('#'))
+    };
+    let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
+        return match value.find(" #").or_else(|| value.find("\t#")) {
+            Some(_) => Err(
+                "has a `#` behind a space: quote the value, or put the comment on a line of its own",
+            ),
+            None => Ok(value),
+        };
+    };
+    let inner = &value[1..];
+    let end = inner.find(quote).ok_or("has a quote that does not end")?;
+    let (text, rest) = (&inner[..end], &inner[end + 1..]);
+    if quote == '"' && text.contains('\\') {
+        return Err(
+            "has a backslash between double quotes: use single quotes, nothing is expanded",
+        );
+    }
+    if is_comment(rest) { Ok(text) } else { Err("goes on behind its quotes") }
 }
 
 fn is_name(name: &str) -> bool {
@@ -164,10 +191,22 @@ mod tests {
 
     #[test]
     fn files_of_variables_are_read() {
-        let text = "# a comment\nA=1\n\nexport B = \"two words\"\nC='x'y\nD=a=b\nE=\n";
+        let text = "# a comment\nA=1\n\nexport B = \"two words\" # told\nC='x\\y'\nD=a=b#c\nE=\n";
         let read = parse(Path::new("x"), text).unwrap();
-        let expected = [("A", "1"), ("B", "two words"), ("C", "'x'y"), ("D", "a=b"), ("E", "")];
+        let expected = [("A", "1"), ("B", "two words"), ("C", "x\\y"), ("D", "a=b#c"), ("E", "")];
         assert!(read.iter().map(|(k, v)| (k.as_str(), v.expose().as_str())).eq(expected));
+    }
+
+    /// A passphrase that is read in another way than its owner wrote it down opens nothing on the day of need.
+    #[test]
+    fn what_a_shell_reads_in_another_way_is_refused() {
+        for bad in ["'x'y", "\"a\\\"b\"", "'x", "x # y", "\"x\"#y"] {
+            let e = parse(Path::new("x"), &format!("A={bad}\n")).unwrap_err();
+            assert!(
+                e.to_string().starts_with("the value of A ") && !e.to_string().contains(bad),
+                "{e}"
+            );
+        }
     }
 
     #[test]

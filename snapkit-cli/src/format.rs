@@ -80,7 +80,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(bad)
 }
 
-/// Read a duration such as `10s`, `500ms`, `2m`, `1h` or `7d`.
+/// Read a duration such as `10s`, `500ms`, `2m`, `1h`, `7d` or `2w`; a number alone is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
     let bad = || Error::invalid(format!("not a duration such as 10s, 500ms or 2m: {text:?}"));
     let text = text.trim();
@@ -88,10 +88,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let millis = match unit.trim() {
         "ms" => 1,
-        "s" => 1_000,
+        "s" | "" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
+        "w" => 604_800_000,
         _ => return Err(bad()),
     };
     let number: u64 = number.parse().map_err(|_| bad())?;
@@ -152,7 +153,9 @@ mod tests {
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(parse_duration("2m").unwrap(), Duration::from_secs(120));
         assert_eq!(parse_duration("7d").unwrap(), Duration::from_secs(7 * 86_400));
-        for bad in ["", "10", "s", "1.5s", "1w", "99999999999999999999h"] {
+        assert_eq!(parse_duration("5").unwrap(), Duration::from_secs(5));
+        assert_eq!(parse_duration("2w").unwrap(), Duration::from_secs(14 * 86_400));
+        for bad in ["", "s", "1.5s", "1y", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -1,10 +1,16 @@
 //! What stands where a repository is looked for or is to be made, and is none.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use snapkit_core::config::{CONFIG_KEY, MAX_CONFIG, RepositoryConfig};
+use snapkit_core::context::Context;
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
+use snapkit_core::key::Key;
+use snapkit_core::sink::Sink;
 
 use crate::env;
 use crate::location::{lexical, resolve};
@@ -79,15 +85,7 @@ impl<'a> Place<'a> {
         if content.is_empty() || PARTS.iter().filter(|name| is_here(name)).count() < 2 {
             return Ok(());
         }
-        let are = if content.len() == 1 { "is" } else { "are" };
-        Err(Error::new(
-            Reason::ObjectMissing,
-            format!("{} {are} here, but {CONFIG_KEY} is gone", content.join(" and ")),
-        )
-        .with("location", self.directory.display())
-        .with_hint(
-            "put the file config back from a copy; a new repository could not read what is here",
-        ))
+        Err(remains(&content, self.directory.display()))
     }
 
     /// That this machine knows of no repository here.
@@ -105,12 +103,8 @@ impl<'a> Place<'a> {
         if !known {
             return Ok(());
         }
-        Err(Error::new(
-            Reason::NoRepository,
-            "the repository that this machine knows at this place is not there",
-        )
-        .with("location", self.directory.display())
-        .with_hint(
+        Err(known_and_gone(
+            self.directory.display(),
             "is its disk mounted? to make a new one in its place: \
              `snapkit init --accept-new-repository`",
         ))
@@ -137,6 +131,54 @@ impl<'a> Place<'a> {
         }
         Ok(first)
     }
+}
+
+fn remains(content: &[String], location: impl Display) -> Error {
+    let are = if content.len() == 1 { "is" } else { "are" };
+    let what = format!("{} {are} here, but {CONFIG_KEY} is gone", content.join(" and "));
+    Error::new(Reason::ObjectMissing, what).with("location", location).with_hint(
+        "put the file config back from a copy; a new repository could not read what is here",
+    )
+}
+
+fn known_and_gone(location: impl Display, hint: &str) -> Error {
+    let what = "the repository that this machine knows at this place is not there";
+    Error::new(Reason::NoRepository, what).with("location", location).with_hint(hint)
+}
+
+/// Whether a new repository may be made in a store that has none: nothing is left of another, and this machine knows of
+/// none there, unless a new one is accepted.
+pub(crate) async fn check_store(
+    cx: &Context,
+    sink: &Arc<dyn Sink>,
+    state: Option<&Path>,
+    accept_new: bool,
+) -> Result<()> {
+    let location = &sink.info().location;
+    let mut content = Vec::new();
+    for name in CONTENT {
+        let prefix = Key::new(name)?;
+        if cx.run(async { sink.list(cx, Some(&prefix)).next().await.transpose() }).await?.is_some()
+        {
+            content.push(format!("{name}/"));
+        }
+    }
+    if !content.is_empty() {
+        return Err(remains(&content, location));
+    }
+    let pins = state.map(|state| fs::read_dir(state.join(LOCATIONS)));
+    let pins = pins.into_iter().flatten().flatten().flatten();
+    let is_known = pins
+        .filter_map(|pin| env::read_small(&pin.path(), MAX_CONFIG as u64).ok())
+        .any(|pin| pin.lines().nth(1) == Some(location.as_str()));
+    if is_known && !accept_new {
+        return Err(known_and_gone(
+            location,
+            "is this the store that it was in? to make a new one in its place: \
+             `snapkit init --accept-new-repository`",
+        ));
+    }
+    Ok(())
 }
 
 fn holds_only_keys(directory: &Path) -> bool {

@@ -22,8 +22,9 @@ use crate::progress::Meter;
 
 /// How long a command that changes nothing may take to end once it was asked to.
 const READER_GRACE: Duration = Duration::from_millis(1500);
-/// How long a command that may have to tidy up has. The engine's own limits are shorter.
-const WRITER_GRACE: Duration = Duration::from_secs(60);
+/// How long a command that may have to tidy up has. The engine's own limits are shorter, and hooks have theirs: each of
+/// them runs, for as long as it was given.
+const WRITER_GRACE: Duration = RESTORER_GRACE;
 /// A target that was half changed gets its old state back.
 const RESTORER_GRACE: Duration = Duration::from_secs(3600);
 /// How long blocking work that nobody waits for any more may go on.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use snapkit_core::error::{Error, IoContext as _, Reason, Result};
 
-/// Below the directory of local state: a lock for each stack of each repository.
+/// Below the directory of local state: a lock for each stack.
 const RUNNING: &str = "running";
 
 /// The right to run, held until it is dropped or the process ends, however it ends.
@@ -16,12 +16,13 @@ pub(crate) struct Running(#[expect(dead_code, reason = "its lock is what counts"
 
 impl Running {
     /// Take the lock of a stack. `busy` if another run has it.
-    pub(crate) fn begin(state: &Path, repository: &str, stack: &str, now: &str) -> Result<Self> {
+    pub(crate) fn begin(state: &Path, stack: &str, now: &str) -> Result<Self> {
         let directory = state.join(RUNNING);
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
         builder.create(&directory).doing(|| format!("cannot create {}", directory.display()))?;
-        let name = blake3::hash(format!("{repository}\0{stack}").as_bytes()).to_hex();
+        // Wherever it goes: what one run has paused is not to be started under the hands of another.
+        let name = blake3::hash(stack.as_bytes()).to_hex();
         let path = directory.join(&name[..32]);
         let what = || format!("cannot lock {}", path.display());
         if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
@@ -61,7 +62,7 @@ mod tests {
     #[test]
     fn one_at_a_time() {
         let state = tempfile::tempdir().unwrap();
-        let begin = |stack| Running::begin(state.path(), "repo", stack, "noon");
+        let begin = |stack| Running::begin(state.path(), stack, "noon");
         let first = begin("shop").unwrap();
         let e = begin("shop").unwrap_err();
         assert_eq!(e.reason(), Reason::Busy);

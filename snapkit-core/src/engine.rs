@@ -133,6 +133,21 @@ impl Repository {
         Ok((index.packs().len() as u64, lost))
     }
 
+    /// Packs that are there, and that a verify on this machine has read and found damaged.
+    pub async fn damaged_packs(&self, cx: &Context) -> Result<Vec<String>> {
+        let mut damaged = Vec::new();
+        for id in self.local.damaged_packs(cx).await? {
+            let key = crate::pack::pack_key(id)?;
+            match cx.run(self.sink.get(cx, &key, Some(0..1))).await {
+                Ok(_) => damaged.push(key.to_string()),
+                // Where it is gone, that is told elsewhere.
+                Err(e) if e.reason() == Reason::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Load the index.
     async fn load_index(&self, cx: &Context) -> Result<(Index, LoadReport)> {
         self.load_index_in(cx, self.index_dir()).await

@@ -61,7 +61,10 @@ impl<D: Disk> Walk<D> {
                 DiskKind::Symlink if path.components().count() == 1 => {
                     return Err(self.root.is_symlink(&path));
                 }
-                DiskKind::Symlink | DiskKind::Other => {}
+                // Whoever asks for it is told what it is.
+                DiskKind::Symlink | DiskKind::Other => {
+                    return Ok(Some(ObjectEntry { key, size: 0, modified: None }));
+                }
             }
         }
         Ok(None)

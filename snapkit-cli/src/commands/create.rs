@@ -113,7 +113,7 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<Exit> {
         app.output
             .warn(format!("a restore would be refused because of the stack file: {}", e.chain()));
     }
-    let _running = if args.dry_run { None } else { app.only_run_of(&url, &stack.name)? };
+    let _running = if args.dry_run { None } else { app.only_run_of(&stack.name)? };
     let repository = match app.open_repository().await {
         Ok(repository) => repository,
         Err(e) => {

@@ -112,6 +112,11 @@ pub(crate) async fn run(app: &App, args: DoctorArgs) -> Result<Exit> {
                 Err(e) if e.is_cancelled() => return Err(e),
                 Err(e) => findings.fail("stored data", &e),
             }
+            match repository.damaged_packs(&app.cx).await {
+                Ok(damaged) => of_damage(&damaged, &mut findings),
+                Err(e) if e.is_cancelled() => return Err(e),
+                Err(e) => findings.fail("stored data", &e),
+            }
         }
         Err(e) if e.is_cancelled() => return Err(e),
         Err(e) => findings.fail("repository", &e),
@@ -157,6 +162,17 @@ fn of_packs(packs: u64, lost: &[String], findings: &mut Findings) {
     }
     if let Some(more) = lost.len().checked_sub(PACKS_SAID).filter(|more| *more > 0) {
         findings.add(State::Problem, "stored data", format!("and {more} more packs are gone"));
+    }
+}
+
+/// It stays damaged until it is read and found whole.
+fn of_damage(damaged: &[String], findings: &mut Findings) {
+    for key in damaged.iter().take(PACKS_SAID) {
+        let text = "a verify has found it damaged; `snapkit verify` says what is lost by it";
+        findings.add(State::Problem, key, text);
+    }
+    if let Some(more) = damaged.len().checked_sub(PACKS_SAID).filter(|more| *more > 0) {
+        findings.add(State::Problem, "stored data", format!("and {more} more packs are damaged"));
     }
 }
 
@@ -278,6 +294,10 @@ fn of_snapshots(
         lines.retain(|_, snapshots| !snapshots.is_empty());
     }
     let now = app.cx.now();
+    if lines.is_empty() && max_age.is_some() {
+        let what = set.map_or_else(String::new, |set| format!(" of set {set}"));
+        findings.add(State::Problem, "snapshots", format!("there is no snapshot{what} yet"));
+    }
     for (what, snapshots) in &lines {
         let Some(newest) = snapshots.first() else {
             let state = if max_age.is_some() { State::Problem } else { State::Warning };
@@ -423,22 +443,35 @@ fn of_history(app: &App, findings: &mut Findings) {
                 && !is_refused
                 && (command == "verify" || !is_other)
         };
-        let last = all.iter().find(counts);
-        let Some(Run { started, outcome, exit, error, .. }) = last else {
+        // Sets are captured apart: that one goes well says nothing of another, which may fail each time.
+        let mut sets: Vec<Option<&String>> = Vec::new();
+        for run in all.iter().filter(counts) {
+            let set = run.set.as_ref().filter(|_| command == "create");
+            if !sets.contains(&set) {
+                sets.push(set);
+                of_run(run, command, findings);
+            }
+        }
+        if sets.is_empty() {
             findings.add(State::Ok, format!("last {command}"), "none is remembered here");
-            continue;
-        };
-        let state = match (*exit, command) {
-            (0, _) => State::Ok,
-            // It stays damaged until a later one finds nothing.
-            (4, "verify") => State::Problem,
-            _ => State::Warning,
-        };
-        let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        findings.add(
-            state,
-            format!("last {command}"),
-            format!("{}, {outcome}{why}", time(*started)),
-        );
+        }
     }
+}
+
+fn of_run(run: &Run, command: &str, findings: &mut Findings) {
+    let Run { started, outcome, exit, error, set, .. } = run;
+    let of_set = set.as_ref().filter(|set| command == "create" && *set != FULL);
+    let of_set = of_set.map(|set| format!(" of set {set}")).unwrap_or_default();
+    let state = match (*exit, command) {
+        (0, _) => State::Ok,
+        // It stays damaged until a later one finds nothing.
+        (4, "verify") => State::Problem,
+        _ => State::Warning,
+    };
+    let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    findings.add(
+        state,
+        format!("last {command}{of_set}"),
+        format!("{}, {outcome}{why}", time(*started)),
+    );
 }

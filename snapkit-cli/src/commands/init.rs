@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::env;
 use crate::exit::Exit;
 use crate::key::{self, NewKeyFile};
-use crate::place::Place;
+use crate::place::{Place, check_store};
 use crate::prompt;
 
 /// How long it may take to find out whether a failed attempt has left a repository.
@@ -65,8 +65,13 @@ pub(crate) async fn run(app: &App, args: InitArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let state = app.places.state().ok();
-    if let Some(place) = Place::of(&url, state.as_deref())? {
-        place.check_free(app.common.accept_new_repository)?;
+    let accept_new = app.common.accept_new_repository;
+    match Place::of(&url, state.as_deref())? {
+        Some(place) => place.check_free(accept_new)?,
+        None => {
+            let sink = snapkit_sinks::open_with(&app.cx, &url, &app.stores()?).await?;
+            check_store(&app.cx, &sink, state.as_deref(), accept_new).await?;
+        }
     }
     let lock = if args.passphrase { by_passphrase(app).await? } else { by_key_file(app).await? };
     let sink = snapkit_sinks::create_with(&app.cx, &url, &app.stores()?).await;

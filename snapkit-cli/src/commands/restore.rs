@@ -151,7 +151,7 @@ pub(crate) async fn run(app: &App, args: RestoreArgs) -> Result<Exit> {
 
     // What is half restored is not to be captured, nor restored by two at once.
     let is_in_place = args.target.is_none() && !args.dry_run;
-    let _running = if is_in_place { app.only_run_of(&url, &snapshot.stack)? } else { None };
+    let _running = if is_in_place { app.only_run_of(&snapshot.stack)? } else { None };
 
     app.output.note(format!(
         "snapshot {} of {}, {}",

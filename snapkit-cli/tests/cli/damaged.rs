@@ -155,7 +155,7 @@ fn packs() {
     === a link
     $ snapkit verify --read-data
     --- stdout
-    damaged: packs/[XX]/[HEX]: it is gone
+    damaged: packs/[XX]/[HEX]: it has [N] bytes instead of [N]
       lost: [SNAPSHOT]:files/tree
     --- stderr
     examined 1 snapshot, [N] chunks, [N] packs; [SIZE] read in [DURATION]
@@ -209,7 +209,17 @@ fn index_segments() {
     1 damaged object found
     a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
     --- exit 4
-    === a link, a directory
+    === a link
+    $ snapkit verify
+    --- stdout
+    damaged: index/[HEX]: a symbolic link stands in its place, and none is followed here (path=[DIR]/repo/index/[HEX])
+    --- stderr
+    note: 2 packs are in no index: of interrupted runs, or their segment is damaged or gone
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
+    1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    === a directory
     $ snapkit verify
     --- stdout
     damaged: index: a segment is gone: packs that snapshots need are in no index; the next create lists them again
@@ -253,7 +263,14 @@ fn snapshots() {
     error: snapshot [SNAPSHOT] is damaged, and may be what latest means: this is not an object of snapkit (key=snapshots/[SNAPSHOT]); name an older one to have it
     hint: `snapkit verify --read-data` lists all damage
     --- exit 4
-    === a link, a directory
+    === a link
+    $ snapkit show latest
+    --- stderr
+    warning: the snapshot [SNAPSHOT] is damaged: a symbolic link stands in its place, and none is followed here (path=[DIR]/repo/snapshots/[SNAPSHOT])
+    error: snapshot [SNAPSHOT] is damaged, and may be what latest means: a symbolic link stands in its place, and none is followed here (path=[DIR]/repo/snapshots/[SNAPSHOT]); name an older one to have it
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a directory
     $ snapkit show latest
     --- stderr
     warning: the snapshot [SNAPSHOT] was here and is gone without a trace: an old copy of the repository was put back, it was made in a copy, or somebody removed it
@@ -294,7 +311,13 @@ fn keys() {
       caused by: Header is invalid
     hint: put the file back from a copy of the repository, or use another key if there is one
     --- exit 4
-    === a link, a directory
+    === a link
+    $ snapkit list
+    --- stderr
+    error: a symbolic link stands in its place, and none is followed here (path=[DIR]/repo/keys/[HEX].age, key=keys/[HEX].age)
+    hint: `snapkit verify --read-data` lists all damage
+    --- exit 4
+    === a directory
     $ snapkit list
     --- stderr
     error: the repository has no credential left under keys/ (location=[DIR]/repo)

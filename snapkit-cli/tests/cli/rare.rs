@@ -626,3 +626,79 @@ fn a_log_that_nobody_means() {
     --- exit 2
     "#);
 }
+
+/// Who reads nothing does not call whole what somebody has read and found damaged.
+#[test]
+fn damage_that_was_found_is_not_forgotten() {
+    let env = TestEnv::with_repository();
+    let _numbers = lengths();
+    env.write_much("work/data/big", 1);
+    assert!(env.run(["create", "-q", "data", "--name", "first"]).is_success());
+    let largest = packs(&env).into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
+    let largest = largest.unwrap();
+    let whole = fs::read(&largest).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&largest, bytes).unwrap();
+    let mut all = said(&env, &["verify -q", "doctor -q --no-sources"]);
+    assert_eq!(env.run(["verify", "-q", "--read-data"]).code(), Some(4));
+    all += &said(&env, &["verify", "doctor -q --no-sources"]);
+    fs::write(&largest, whole).unwrap();
+    all += &said(&env, &["verify -q", "doctor -q --no-sources"]);
+    assert_snapshot!(all, @"
+    $ snapkit verify -q
+    --- exit 0
+    $ snapkit doctor -q --no-sources
+    --- exit 0
+    $ snapkit verify
+    --- stdout
+    damaged: packs/[XX]/[HEX]: a pack's content does not fit its name
+      lost: [SNAPSHOT]:files/tree[DIR]/work/data/big
+    --- stderr
+    examined 1 snapshot, [N] chunks; [SIZE] read in [DURATION]
+    1 damaged object found
+    a `create` stores again what it still has of that; `restore --allow-damage` leaves out what is damaged
+    --- exit 4
+    $ snapkit doctor -q --no-sources
+    --- stdout
+    problem  packs/[XX]/[HEX]: a verify has found it damaged; `snapkit verify` says what is lost by it
+    problem  last verify: [TIME], damage
+    --- exit 4
+    $ snapkit verify -q
+    --- exit 0
+    $ snapkit doctor -q --no-sources
+    --- exit 0
+    ");
+}
+
+/// A backup that does not exist is not fresh.
+#[test]
+fn nothing_is_not_young() {
+    let env = TestEnv::with_repository();
+    let mut all = said(
+        &env,
+        &["doctor -q --max-age 1h", "doctor -q --max-age 1h --set nightly", "doctor -q"],
+    );
+    env.write("work/data/x", "x");
+    assert!(env.run(["create", "-q", "data"]).is_success());
+    all += &said(&env, &["doctor -q --max-age 1h", "doctor -q --max-age 1h --set nightly"]);
+    assert_snapshot!(all, @"
+    $ snapkit doctor -q --max-age 1h
+    --- stdout
+    problem  snapshots: there is no snapshot yet
+    --- exit 4
+    $ snapkit doctor -q --max-age 1h --set nightly
+    --- stdout
+    problem  snapshots: there is no snapshot of set nightly yet
+    --- exit 4
+    $ snapkit doctor -q
+    --- exit 0
+    $ snapkit doctor -q --max-age 1h
+    --- exit 0
+    $ snapkit doctor -q --max-age 1h --set nightly
+    --- stdout
+    problem  snapshots: there is no snapshot of set nightly yet
+    --- exit 4
+    ");
+}

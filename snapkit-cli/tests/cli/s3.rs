@@ -422,3 +422,50 @@ fn settings_that_cannot_be_used() {
     --- exit 2
     "#);
 }
+
+/// A repository that this machine knows, and of which nothing or all but one file is left.
+#[test]
+fn a_repository_that_is_gone_is_not_made_anew_by_itself() {
+    use insta::assert_snapshot;
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"127\.0\.0\.1:\d+", "[HOST]");
+    let _host = settings.bind_to_scope();
+    let scene = Scene::new();
+    scene.create();
+    let mut all = String::new();
+    let place = |name: &str| scene.server.directory().join("shop").join(name);
+    std::fs::rename(place("config"), scene.env.path("config")).unwrap();
+    for args in [&["create", "data"][..], &["init"]] {
+        writeln!(all, "=== config is gone: {args:?}\n{}", scene.env.run(args)).unwrap();
+    }
+    for name in ["packs", "index", "snapshots", "sessions", "keys"] {
+        std::fs::remove_dir_all(place(name)).unwrap_or_default();
+    }
+    for args in [&["create", "data"][..], &["init"], &["init", "-q", "--accept-new-repository"]] {
+        writeln!(all, "=== all is gone: {args:?}\n{}", scene.env.run(args)).unwrap();
+    }
+    assert_snapshot!(all, @r#"
+    === config is gone: ["create", "data"]
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=s3://backups/shop at [HOST])
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    === config is gone: ["init"]
+    --- stderr
+    error: packs/ and snapshots/ are here, but config is gone (location=s3://backups/shop at [HOST])
+    hint: put the file config back from a copy; a new repository could not read what is here
+    --- exit 4
+    === all is gone: ["create", "data"]
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=s3://backups/shop at [HOST])
+    hint: is this the store that it was in? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    === all is gone: ["init"]
+    --- stderr
+    error: the repository that this machine knows at this place is not there (location=s3://backups/shop at [HOST])
+    hint: is this the store that it was in? to make a new one in its place: `snapkit init --accept-new-repository`
+    --- exit 10
+    === all is gone: ["init", "-q", "--accept-new-repository"]
+    --- exit 0
+    "#);
+}

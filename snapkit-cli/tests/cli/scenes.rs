@@ -131,6 +131,44 @@ fn of_a_tree_that_changes_while_it_is_captured() {
             &[Scene("openat", "*.basis", "1", "error=5")],
         ],
     );
+    // Between the walk and the reading: moved, replaced, removed; away for a while; replaced for a while.
+    let moved = "run=mv data/sub data/moved";
+    all += &told(
+        nothing,
+        "create -q data --read-all",
+        &[
+            &[Scene("openat", "/work/data/sub", "2", moved)],
+            &[Scene(
+                "openat",
+                "/work/data/sub",
+                "2",
+                "run=mv data/sub data/moved; mkdir data/sub; echo > data/sub/b.bin; echo > data/sub/c",
+            )],
+            &[Scene("openat", "/work/data/sub", "2", "run=rm -r data/sub")],
+            &[
+                Scene("openat", "/work/data/sub", "1", moved),
+                Scene("openat", "/work/data/a.txt", "1", "run=mv data/moved data/sub"),
+            ],
+            &[
+                Scene(
+                    "openat",
+                    "/work/data/sub",
+                    "1",
+                    "run=mv data/sub data/moved; mkdir data/other",
+                ),
+                Scene("newfstatat", "/work/data/sub", "2", "run=mv data/other data/sub"),
+            ],
+            &[
+                Scene("openat", "/work/data/sub", "2", moved),
+                Scene("openat", "/work/data/sub", "3", "run=mv data/moved data/sub"),
+            ],
+            &[
+                Scene("openat", "/work/data/a.txt", "1", "run=mv data/a.txt data/away"),
+                Scene("openat", "/work/data/sub/b.bin", "1", "run=mv data/away data/a.txt"),
+            ],
+            &[Scene("openat", "/work/data/a.txt", "1", "run=rm data/a.txt")],
+        ],
+    );
     all += &told(
         nothing,
         "create -q data/sub/b.bin",
@@ -192,6 +230,41 @@ fn of_a_tree_that_changes_while_it_is_captured() {
     --- stderr
     warning: local state was not saved, so the next run reads more: cannot write the basis /DIR/home/.local/state/snapkit/[HEX]/basis/[HEX]/files/[HEX].basis: Input/output error (os error 5)
     --- exit 0
+    === 2. openat of /work/data/sub: run=mv data/sub data/moved
+    --- stderr
+    warning: files: DIR/work/data/sub/b.bin: the file changed while it was read; run it again when it is quiet (path=/DIR/work/data/sub/b.bin)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 2. openat of /work/data/sub: run=mv data/sub data/moved; mkdir data/sub; echo > data/sub/b.bin; echo > data/sub/c
+    --- stderr
+    warning: files: DIR/work/data/sub/b.bin: the file changed while it was read; run it again when it is quiet (path=/DIR/work/data/sub/b.bin)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 2. openat of /work/data/sub: run=rm -r data/sub
+    --- exit 0
+    === 1. openat of /work/data/sub: run=mv data/sub data/moved
+    === 1. openat of /work/data/a.txt: run=mv data/moved data/sub
+    --- stderr
+    warning: files: DIR/work/data/sub: it was away while it was to be read, and is missing although it is there (path=/DIR/work/data/sub)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 1. openat of /work/data/sub: run=mv data/sub data/moved; mkdir data/other
+    === 2. newfstatat of /work/data/sub: run=mv data/other data/sub
+    --- stderr
+    warning: files: DIR/work/data/sub: the file changed while it was read; run it again when it is quiet (path=/DIR/work/data/sub)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 2. openat of /work/data/sub: run=mv data/sub data/moved
+    === 3. openat of /work/data/sub: run=mv data/moved data/sub
+    --- exit 0
+    === 1. openat of /work/data/a.txt: run=mv data/a.txt data/away
+    === 1. openat of /work/data/sub/b.bin: run=mv data/away data/a.txt
+    --- stderr
+    warning: files: DIR/work/data/a.txt: it was away while it was to be read, and is missing although it is there (path=/DIR/work/data/a.txt)
+    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    --- exit 3
+    === 1. openat of /work/data/a.txt: run=rm data/a.txt
+    --- exit 0
     === 1. openat of /work/data/sub: run=mv data moved; echo > data
     --- stderr
     warning: files: DIR/work/data: what leads to this is not a directory
@@ -209,8 +282,9 @@ fn of_a_tree_that_changes_while_it_is_captured() {
     --- exit 3
     === 1. newfstatat of /work/data/sub/0/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32/33/34/35/36/37/38/39/low: run=mv data/sub/0 data/1
     --- stderr
+    warning: files: DIR/work/data/sub/0/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32/33/34/35/36/37/38/39/low: the file changed while it was read; run it again when it is quiet (path=/DIR/work/data/sub/0/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/18/19/20/21/22/23/24/25/26/27/28/29/30/31/32/33/34/35/36/37/38/39/low)
     warning: files: DIR/work/data/sub/0/z: the directory was moved while it was walked; this and what follows in it is missing (path=/DIR/work/data/sub/0/z)
-    warning: 1 thing was not captured; `snapkit show [HEX]` lists it
+    warning: 2 things were not captured; `snapkit show [HEX]` lists them
     --- exit 3
     === 1. lgetxattr of *: error=5
     --- stderr

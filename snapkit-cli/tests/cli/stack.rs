@@ -86,6 +86,8 @@ fn a_stack_is_captured_together() {
     --- stdout
     app
     configs
+    --- stderr
+    there is a newer snapshot of set config: [SNAPSHOT]; `latest` is of set full unless --set says otherwise
     --- exit 0
     ");
     assert_snapshot!(env.run(["ls", "latest", "--set", "config"]), @"
@@ -98,6 +100,7 @@ fn a_stack_is_captured_together() {
     configs (files): match, 6 facts hold, 6 B to [DIR]/work/out/configs
     app (sqlite): match, 8 facts hold, 8.0 KiB to [DIR]/work/out/app
     --- stderr
+    there is a newer snapshot of set config: [SNAPSHOT]; `latest` is of set full unless --set says otherwise
     snapshot [SNAPSHOT] of shop@box, [TIME]
     match in [DURATION]
     --- exit 0

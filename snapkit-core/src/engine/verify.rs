@@ -114,6 +114,12 @@ impl Repository {
             }
             examination.hear(answers)?;
         } else {
+            // What was read and found damaged is not called whole by somebody who reads nothing.
+            let known = self.local.damaged_packs(cx).await?.into_iter();
+            let there = known.filter_map(|id| Some((id, *examination.stored.get(&id)?))).collect();
+            let reader = Arc::clone(&examination.reader);
+            let packs = read_packs(cx, &reader, there, &Awaited::new()).await?;
+            examination.take_over(packs)?;
             examination.snapshots(&chosen, true).await?;
         }
         if examination.needed_unlisted && segments_whole {

@@ -15,15 +15,20 @@ use rustix::io::Errno;
 use snapkit_core::artifact::{ByteStream, MAX_PIECE};
 use snapkit_core::context::{Context, Task, Timestamp};
 use snapkit_core::error::{Error, Reason, Result};
-use snapkit_core::tree::{EntryKind, Extent, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry};
+use snapkit_core::tree::{
+    EntryKind, EntryPath, Extent, LoadedFile, OpenedFile, SMALL_FILE, TreeEntry,
+};
 
 use crate::attributes::{self, XattrReader};
 use crate::database::{self, DatabaseImage, DatabaseReader};
 use crate::plan::{Databases, Plan};
-use crate::{dirs, error, sparse};
+use crate::{dirs, error, sparse, walked};
 
 /// How often a file that changes is read again.
 const RETRIES: u32 = 3;
+
+/// How often it is looked for a directory that is not where it was.
+const LOOKS: u32 = 3;
 
 /// How many pieces of a large file are read ahead.
 const AHEAD: usize = 2;
@@ -186,7 +191,7 @@ impl Contents {
         let directory = match last_parent {
             Some((path, dir)) if path == parent => Arc::clone(dir),
             _ => {
-                let dir = self.plan.dirs.open(parent).map_err(|e| self.gone("open", entry, e))?;
+                let dir = self.directory(entry)?;
                 *last_parent = Some((parent.to_vec(), Arc::clone(&dir)));
                 dir
             }
@@ -196,7 +201,8 @@ impl Contents {
             Err(Errno::NOENT) => {
                 self.plan.dirs.forget();
                 *last_parent = None;
-                let again = self.plan.dirs.open(parent).and_then(|dir| dirs::read(&*dir, name));
+                let directory = self.directory(entry)?;
+                let again = dirs::read(&*directory, name);
                 again.map_err(|e| self.gone("open", entry, e))?
             }
             opened => opened.map_err(|e| self.gone("open", entry, e))?,
@@ -219,12 +225,48 @@ impl Contents {
         Ok(Some(Opened { file, stat, entry: fresh }))
     }
 
+    /// The directory that a file was listed in, by its path. Where that leads elsewhere for a moment, it is the other
+    /// names in it that would be missing without a word.
+    fn directory(&self, entry: &TreeEntry) -> Result<Arc<OwnedFd>> {
+        let place = entry.path.as_bytes();
+        let (parent, _) = dirs::split(place);
+        let mut fault = None;
+        for attempt in 0..LOOKS {
+            if attempt > 0 {
+                self.plan.dirs.forget();
+            }
+            fault = match self.plan.dirs.open(parent) {
+                Ok(dir) => {
+                    let found = walked::identity(&dir);
+                    if found.is_none_or(|found| self.plan.walked().is_same(parent, found)) {
+                        return Ok(dir);
+                    }
+                    None
+                }
+                Err(e) => Some(e),
+            };
+        }
+        match fault {
+            // It was moved, or something else stands in its place.
+            None => Err(error::changed(place)),
+            Some(Errno::NOENT) if self.plan.capturing && !self.plan.walked().is_removed(parent) => {
+                Err(error::changed(place))
+            }
+            Some(e) => Err(self.gone("open", entry, e)),
+        }
+    }
+
     /// A file or a directory above it that is no longer there is one that vanished; but where other
     /// names refer to it, their content would be missing without a word.
     fn gone(&self, what: &str, entry: &TreeEntry, errno: Errno) -> Error {
         let place = entry.path.as_bytes();
         match errno {
-            Errno::NOENT if !self.plan.is_linked(entry.inode) => error::vanished(place),
+            Errno::NOENT if !self.plan.is_linked(entry.inode) => {
+                if self.plan.capturing {
+                    self.plan.walked().note_lost(entry.path.clone(), Some(entry.inode));
+                }
+                error::vanished(place)
+            }
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO => error::changed(place),
             e => error::at(what, place, e),
         }
@@ -274,13 +316,38 @@ impl Contents {
             let place = error::show(&path);
             (snapkit_core::tree::escape(&path), e.with("path", place))
         };
-        replaced.map(place).chain(self.linked_databases()).collect()
+        replaced.map(place).chain(self.returned()).chain(self.linked_databases()).collect()
+    }
+
+    /// What was not there when it was to be read, and is there again.
+    fn returned(&self) -> Vec<(String, Error)> {
+        self.plan.dirs.forget();
+        let lost = self.plan.walked().lost();
+        let is_back = |(path, inode): &(EntryPath, Option<u64>)| {
+            let (parent, name) = dirs::split(path.as_bytes());
+            let found = self
+                .plan
+                .dirs
+                .open(parent)
+                .and_then(|dir| rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW));
+            found.is_ok_and(|stat| match inode {
+                // A file of the same name may be another, and younger.
+                Some(inode) => attributes::identity(&stat).1 == *inode,
+                None => attributes::file_type(&stat) == FileType::Directory,
+            })
+        };
+        let away = "it was away while it was to be read, and is missing although it is there";
+        let problem = |(path, _): (EntryPath, Option<u64>)| {
+            let e = Error::new(Reason::SourceChanged, away);
+            (path.display(), e.with("path", error::show(path.as_bytes())))
+        };
+        lost.into_iter().filter(is_back).map(problem).collect()
     }
 
     /// Databases that have several names. SQLite keeps beside the name by which it opened one what it has not
     /// written into it yet, and nobody can see from another name that there is something.
     fn linked_databases(&self) -> Vec<(String, Error)> {
-        let problem = |(path, names): (snapkit_core::tree::EntryPath, u64)| {
+        let problem = |(path, names): (EntryPath, u64)| {
             let what = format!(
                 "this database has {names} names (hard links): what a program has written by another one may be missing; \
                  give it one name, or exclude it"
@@ -293,8 +360,8 @@ impl Contents {
 
     fn examine_database(&self, entry: &TreeEntry) -> Result<TreeEntry> {
         let place = entry.path.as_bytes();
-        let (parent, name) = dirs::split(place);
-        let directory = self.plan.dirs.open(parent).map_err(|e| self.gone("open", entry, e))?;
+        let name = entry.path.file_name();
+        let directory = self.directory(entry)?;
         let stat = rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| self.gone("examine", entry, e))?;
         if attributes::file_type(&stat) != FileType::RegularFile {
@@ -313,8 +380,8 @@ impl Contents {
     /// would be missing without a word.
     fn refuse_sidecars(&self, entry: &TreeEntry) -> Result<()> {
         let place = entry.path.as_bytes();
-        let (parent, name) = dirs::split(place);
-        let directory = self.plan.dirs.open(parent).map_err(|e| self.gone("open", entry, e))?;
+        let name = entry.path.file_name();
+        let directory = self.directory(entry)?;
         match database::left_out_beside(&directory, name).first() {
             None => Ok(()),
             Some((sidecar, _)) => Err(Error::new(

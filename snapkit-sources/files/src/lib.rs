@@ -46,6 +46,7 @@ mod restore;
 mod roots;
 mod sparse;
 mod walk;
+mod walked;
 
 pub use config::FilesConfig;
 pub use database::{DatabaseImage, DatabaseReader};

@@ -1,7 +1,7 @@
 //! What a walk is to do.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use snapkit_core::error::Error;
 use snapkit_core::tree::EntryPath;
@@ -9,6 +9,7 @@ use snapkit_core::tree::EntryPath;
 use crate::dirs::Dirs;
 use crate::pattern::Filter;
 use crate::roots::Roots;
+use crate::walked::Walked;
 
 /// What the walk does with files whose names are those of databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     linked: Mutex<HashSet<u64>>,
     /// Directories that were replaced while they were walked.
     replaced: Mutex<Vec<(Vec<u8>, Error)>>,
+    /// The directories that were walked.
+    walked: Mutex<Walked>,
     /// Databases with several names, and how many those are: the first of them.
     linked_databases: Mutex<Vec<(EntryPath, u64)>>,
 }
@@ -60,7 +63,13 @@ impl Plan {
             linked: Mutex::default(),
             linked_databases: Mutex::default(),
             replaced: Mutex::default(),
+            walked: Mutex::default(),
         }
+    }
+
+    /// The directories that were walked, where that matters.
+    pub(crate) fn walked(&self) -> MutexGuard<'_, Walked> {
+        self.walked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn note_linked(&self, inode: u64) {

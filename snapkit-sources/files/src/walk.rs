@@ -357,20 +357,14 @@ impl Walker {
             Ok(entered) => entered,
             Err((errno, error)) => {
                 match errno {
-                    Errno::NOENT
-                        if !rustix::fs::statat(
-                            parent,
-                            path.file_name(),
-                            AtFlags::SYMLINK_NOFOLLOW,
-                        )
-                        .is_ok_and(|now| {
-                            attributes::identity(&now) == attributes::identity(stat)
-                        }) =>
-                    {
+                    Errno::NOENT if !is_there(parent, &path) => {
+                        if self.plan.capturing {
+                            self.plan.walked().note_lost(path.clone(), None);
+                        }
                         self.missing(path, is_root, errno);
                     }
-                    // A link or a file stands there now.
-                    Errno::NOTDIR | Errno::LOOP => {
+                    // A link or a file stands there now, or another directory.
+                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
                         let e = error::changed(path.as_bytes());
                         self.problem(path, e);
                     }
@@ -408,9 +402,13 @@ impl Walker {
         entry.ancestor = !rules.inside;
         let path = entry.path.as_bytes().to_vec();
         let leads = self.plan.roots.leads_on(&entry.path);
+        let (dir, identity) = (Arc::new(dir), attributes::identity(&stat));
+        if self.plan.capturing {
+            self.plan.walked().note(&path, &dir, identity);
+        }
         let mut frame = Frame {
-            dir: Some(Arc::new(dir)),
-            identity: attributes::identity(&stat),
+            dir: Some(dir),
+            identity,
             parent_len: self.path.len(),
             names,
             next: 0,
@@ -535,6 +533,11 @@ fn weight(entry: &TreeEntry) -> usize {
     };
     let xattrs: usize = entry.xattrs.iter().map(|(n, v)| 48 + n.len() + v.len()).sum();
     size_of::<TreeItem>() + entry.path.as_bytes().len() + extra + xattrs
+}
+
+/// Whether anything stands at a path, in its directory.
+fn is_there(parent: &OwnedFd, path: &EntryPath) -> bool {
+    rustix::fs::statat(parent, path.file_name(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// Read a directory's ignore file, if it has one and it counts.
