@@ -218,7 +218,11 @@ impl App {
     pub(crate) async fn ledger(&self, repository: &Repository) -> Result<Ledger> {
         let ledger = self.ledger_unsaid(repository).await?;
         for (id, error) in &ledger.damaged {
-            self.output.warn(format!("the snapshot {id} is damaged: {}", error.chain()));
+            let what = match error.reason() {
+                Reason::PermissionDenied => "cannot be read by this user",
+                _ => "is damaged",
+            };
+            self.output.warn(format!("the snapshot {id} {what}: {}", error.chain()));
         }
         for (key, error) in &ledger.damaged_notes {
             self.output.warn(format!(

@@ -41,6 +41,7 @@ pub(crate) fn stack(
     let name = name.map_or_else(|| stack_name(paths), str::to_owned);
     let mut files = Vec::new();
     let mut databases = Vec::new();
+    let all: BTreeSet<PathBuf> = paths.iter().map(|path| lexical(path)).collect();
     for (number, path) in paths.iter().enumerate() {
         let metadata = match std::fs::symlink_metadata(path) {
             Ok(metadata) => metadata,
@@ -50,7 +51,16 @@ pub(crate) fn stack(
             }
             Err(e) => return Err(missing(path, e)),
         };
-        if metadata.is_file() && has_database_name(path) {
+        let is_listed = number >= named;
+        // As `find` lists it, it comes with the directory that it is in, as the link that it is.
+        if is_listed
+            && metadata.is_symlink()
+            && lexical(path).ancestors().skip(1).any(|a| all.contains(a))
+        {
+            continue;
+        }
+        // Of many, one that is called like a database and is none is a file.
+        if !is_listed && metadata.is_file() && has_database_name(path) {
             databases.push(path);
         } else {
             files.push(path);

@@ -330,6 +330,15 @@ fn of_snapshots(
             }
             _ => findings.add(State::Ok, what, text),
         }
+        if let Some(before) = snapshots.get(1) {
+            let gone = before.sources.iter().filter(|name| !newest.sources.contains(name));
+            for name in gone {
+                let text = format!(
+                    "source {name} was in the snapshot before the newest, and is not in that"
+                );
+                findings.add(State::Warning, what, text);
+            }
+        }
         if let (Some(max), Some(before)) = (max_growth, snapshots.get(1)) {
             let (is, was) = (newest.bytes, before.bytes);
             let change = is.abs_diff(was).saturating_mul(100) / was.max(1);

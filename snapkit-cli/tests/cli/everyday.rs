@@ -493,6 +493,16 @@ fn paths_come_from_a_list() {
     error: the list names no paths (file=list)
     --- exit 2
     ");
+    // What `find` lists: a link beside what it leads to, and a text that is called like a database.
+    env.write("work/mixed/text.db", "no database");
+    env.write("work/mixed/file", "x");
+    std::os::unix::fs::symlink("file", env.path("work/mixed/link")).unwrap();
+    let list =
+        std::process::Command::new("find").arg("mixed").current_dir(env.path("work")).output();
+    env.write("work/found", list.unwrap().stdout);
+    assert!(env.run(["create", "-q", "--files-from", "found", "--name", "mixed"]).is_success());
+    let place = format!("mixed:files/tree/{}", env.in_tree("mixed"));
+    assert_eq!(env.run(["ls", &place]).text(), "file\nlink\ntext.db\n");
     assert_eq!(env.run(["create", "--files-from", "gone"]).code(), Some(1));
     // What has gone since the list was made is not there to be captured; the rest is.
     env.write("work/list", "data/a.txt\ndata/gone\ndata/gone.db\n");

@@ -702,3 +702,78 @@ fn nothing_is_not_young() {
     --- exit 4
     ");
 }
+
+/// What another user has stored and this one may not read does not hide the rest.
+#[test]
+fn an_object_of_somebody_else() {
+    if !is_root() {
+        return;
+    }
+    let env = TestEnv::with_snapshot();
+    let second = env.run(["create", "data", "--name", "second"]).text();
+    // Everything is given to the user that owns nothing, and then one snapshot is taken away.
+    assert!(env.run_as_nobody(&["list"]).is_success());
+    let newest = env.path("repo/snapshots").join(second.trim());
+    std::os::unix::fs::chown(&newest, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&newest, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let mut all = String::new();
+    let program = env.program();
+    for args in
+        ["list", "restore first --target out", "restore latest --target out2", "create data -q"]
+    {
+        let id = crate::support::NOBODY.to_string();
+        let who =
+            ["--reuid", &id, "--regid", &id, "--clear-groups", "--", program.to_str().unwrap()];
+        let output =
+            env.through("setpriv", who.into_iter().chain(args.split(' '))).output().unwrap();
+        all += &format!("=== {args}\n{}\n", crate::support::CommandOutput::from(output));
+    }
+    assert_snapshot!(all, @"
+    === list
+    --- stdout
+    ID        TIME                  SET   STACK@HOST         NAME   SIZE  VERDICT
+    [HEX]  [TIME]  full  data-[HEX]@box  first  10 B  complete
+    --- stderr
+    warning: the snapshot [SNAPSHOT] cannot be read by this user: cannot open the object (path=[DIR]/repo/snapshots/[SNAPSHOT]): Permission denied (os error 13)
+    --- exit 4
+    === restore first --target out
+    --- stdout
+    files (files): differs, 5 facts hold, 10 B to [DIR]/work/out/files
+      differs: tree.owners was [HEX], is [HEX]
+      problem: [DIR-IN-TREE]/work/data/a.txt: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data/link: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data/sub/b.bin: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data/sub: cannot set the owner 0:0: Operation not permitted (os error 1)
+      problem: [DIR-IN-TREE]/work/data: cannot set the owner 0:0: Operation not permitted (os error 1)
+    --- stderr
+    warning: the snapshot [SNAPSHOT] cannot be read by this user: cannot open the object (path=[DIR]/repo/snapshots/[SNAPSHOT]): Permission denied (os error 13)
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    differs in [DURATION]
+    --- exit 4
+    === restore latest --target out2
+    --- stderr
+    warning: the snapshot [SNAPSHOT] cannot be read by this user: cannot open the object (path=[DIR]/repo/snapshots/[SNAPSHOT]): Permission denied (os error 13)
+    error: snapshot [SNAPSHOT] cannot be read by this user, and may be what latest means: cannot open the object (path=[DIR]/repo/snapshots/[SNAPSHOT]): Permission denied (os error 13); name an older one to have it
+    --- exit 1
+    === create data -q
+    --- exit 0
+    ");
+}
+
+/// A source that somebody took out of the stack file is missed by somebody.
+#[test]
+fn a_source_that_is_not_captured_any_more() {
+    let env = TestEnv::with_repository();
+    env.write("work/a/x", "x");
+    env.write("work/b/x", "x");
+    let both = "name = 'shop'\n[sources.a]\nkind = 'files'\npaths = ['a']\n[sources.b]\nkind = 'files'\npaths = ['b']\n";
+    env.write("work/snapkit.toml", both);
+    assert!(env.run(["create", "-q"]).is_success());
+    env.write("work/snapkit.toml", &both[..both.find("[sources.b]").unwrap()]);
+    assert!(env.run(["create", "-q"]).is_success());
+    assert_snapshot!(env.run(["doctor", "-q"]), @"
+    --- stdout
+    warning  shop@box (full): source b was in the snapshot before the newest, and is not in that
+    --- exit 0
+    ");
+}

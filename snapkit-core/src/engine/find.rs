@@ -27,6 +27,13 @@ const TEXT: usize = 96;
 /// What is said of a line that is damaged.
 const DAMAGE: usize = 1536;
 
+fn what_is_wrong(e: &Error) -> &'static str {
+    match e.reason() {
+        Reason::PermissionDenied => "cannot be read by this user",
+        _ => "is damaged",
+    }
+}
+
 /// Snapshots that are read at once: each may be large.
 const SNAPSHOTS_AT_ONCE: usize = 2;
 
@@ -60,7 +67,10 @@ impl Repository {
                     held.add(m.reason.len())?;
                     ledger.markers.push(m);
                 }
-                Err(e) if e.is_passing() => return Err(e),
+                // One that this user may not read, as another has stored it, does not hide the others.
+                Err(e) if e.is_passing() && e.reason() != Reason::PermissionDenied => {
+                    return Err(e);
+                }
                 // It was forgotten and its object replaced between listing and reading.
                 Err(e) if e.reason() == Reason::NoSnapshot => {}
                 Err(e) => {
@@ -225,7 +235,10 @@ impl Ledger {
             };
         }
         if let Some((id, e)) = self.damaged.iter().find(|(id, _)| id.has_prefix(spec)) {
-            return Err(Error::new(e.reason(), format!("snapshot {id} is damaged: {}", e.chain())));
+            return Err(Error::new(
+                e.reason(),
+                format!("snapshot {id} {}: {}", what_is_wrong(e), e.chain()),
+            ));
         }
         if let Some(id) = self.sealed.iter().find(|id| id.has_prefix(spec)) {
             return Err(sealed(id));
@@ -251,7 +264,8 @@ impl Ledger {
             Some((id, e)) => Err(Error::new(
                 e.reason(),
                 format!(
-                    "snapshot {id} is damaged, and may be what {spec} means: {}; name an older one to have it",
+                    "snapshot {id} {}, and may be what {spec} means: {}; name an older one to have it",
+                    what_is_wrong(e),
                     e.chain()
                 ),
             )),
