@@ -2,13 +2,14 @@
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use snapkit_core::config::RepositoryConfig;
 use snapkit_core::context::Context;
 use snapkit_core::engine::{
     Hooks, Ledger, MIN_MEMORY, Occasion, OpenOptions, Probe, Repository, Scope, hooks,
 };
-use snapkit_core::error::{Error, ErrorKind, Reason, Result};
+use snapkit_core::error::{Error, Reason, Result};
 use snapkit_core::manifest::{Head, Snapshot};
 use snapkit_core::registry::Registry;
 use snapkit_core::sink::Sink;
@@ -28,6 +29,9 @@ use crate::progress::Meter;
 use crate::running::Running;
 use crate::scope;
 use crate::stack::{FULL, StackFile};
+
+/// By how much clocks of machines may differ before it is spoken of.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// One run of the program.
 #[derive(Debug)]
@@ -206,7 +210,15 @@ impl App {
             ((_, e), Ok(Some(place))) => place.explain(e),
             ((Some(sink), e), Ok(None)) => {
                 match check_store(&self.cx, &sink, state.as_deref(), false).await {
-                    Err(better) if better.kind() != ErrorKind::Unavailable => better,
+                    Err(better)
+                        if matches!(
+                            better.reason(),
+                            Reason::ObjectMissing | Reason::NoRepository
+                        ) =>
+                    {
+                        better
+                    }
+                    // That a store does not say more is no better reason.
                     _ => e,
                 }
             }
@@ -321,7 +333,7 @@ impl App {
     /// Say why the newest snapshot may not be the one that is meant.
     fn doubt(&self, ledger: &Ledger, found: &Head) {
         let id = &found.id;
-        if found.started > self.cx.now() {
+        if found.started.since(self.cx.now()) > CLOCKS_DIFFER {
             self.output.warn(format!(
                 "snapshot {id} is of {}, which is yet to come: is a clock wrong? Until then `latest` means it, \
                  whatever is captured later",

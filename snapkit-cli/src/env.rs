@@ -105,7 +105,8 @@ impl Env {
 }
 
 /// Lines `NAME=VALUE`, as for systemd and Docker: comments with `#`, an `export` in front and one pair
-/// of quotes around the value are allowed, nothing is expanded. What a shell would read in another way is refused.
+/// of quotes around the value are allowed, nothing is expanded. A comment that would become a part of a value is refused, and
+/// so is what stands behind quotes, or a backslash between double ones: a shell makes something else of them.
 fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, SecretString>> {
     let mut variables = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
@@ -114,7 +115,7 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, SecretString>> {
             continue;
         }
         let assignment = line.strip_prefix("export ").unwrap_or(line);
-        let name = assignment.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        let name = assignment.split_once('=').map(|(name, value)| (name.trim(), value));
         let Some((name, value)) = name.filter(|(name, _)| is_name(name)) else {
             // The line may hold a secret: it is not repeated.
             return Err(Error::new(Reason::InvalidConfig, "a line is not NAME=VALUE")
@@ -134,8 +135,9 @@ fn unquoted(value: &str) -> Result<&str, &'static str> {
     let is_comment = |rest: &str| {
         rest.is_empty() || (rest.starts_with([' ', '\t']) && rest.trim_start().starts_with('#'))
     };
+    let (with_space, value) = (value, value.trim());
     let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-        return match value.find(" #").or_else(|| value.find("\t#")) {
+        return match with_space.find(" #").or_else(|| with_space.find("\t#")) {
             Some(_) => Err(
                 "has a `#` behind a space: quote the value, or put the comment on a line of its own",
             ),
@@ -200,7 +202,7 @@ mod tests {
     /// A passphrase that is read in another way than its owner wrote it down opens nothing on the day of need.
     #[test]
     fn what_a_shell_reads_in_another_way_is_refused() {
-        for bad in ["'x'y", "\"a\\\"b\"", "'x", "x # y", "\"x\"#y"] {
+        for bad in ["'x'y", "\"a\\\"b\"", "'x", "x # y", "\"x\"#y", " # y"] {
             let e = parse(Path::new("x"), &format!("A={bad}\n")).unwrap_err();
             assert!(
                 e.to_string().starts_with("the value of A ") && !e.to_string().contains(bad),

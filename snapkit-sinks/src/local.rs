@@ -409,9 +409,11 @@ fn sweep<D: Disk>(root: &Arc<Root<D>>, cx: &Context) -> Result<()> {
 }
 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| {
+    let path = std::path::absolute(path).map_err(|e| {
         Error::new(Reason::InvalidArgument, "not a path").with("path", path.display()).caused_by(e)
-    })
+    })?;
+    // With a slash at its end it is the same place, of which the same is remembered.
+    Ok(path.components().collect())
 }
 
 fn open_root(path: &Path) -> Result<RealDisk> {

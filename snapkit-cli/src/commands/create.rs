@@ -46,7 +46,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// More paths: one in a line, or ended by NULs if there is one, as `find -print0` gives them; - is standard
-    /// input. One that is gone by now is told as a thing that was not captured (exit 3)
+    /// input. All of them are captured as files, databases among them as those of one moment; one that is gone by now
+    /// is told as a thing that was not captured (exit 3)
     #[arg(long, value_name = "FILE", conflicts_with = "set")]
     files_from: Option<PathBuf>,
     /// Capture standard input as a file of this name. Nothing on it is an error; but whether the program that

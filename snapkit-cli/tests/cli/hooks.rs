@@ -521,6 +521,10 @@ fn two_runs_of_one_stack_do_not_meet() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = env.run(["create"]);
+    // Wherever it goes.
+    assert!(env.run(["init", "-q", "--repo", "other", "--key-file", "other.key"]).is_success());
+    let third = env.run(["create", "--repo", "other", "--key-file", "other.key"]);
+    assert_eq!(third.code(), Some(75), "{third}");
     // Nor is what is being read replaced.
     let restore = env.run(["restore", "latest", "--overwrite"]);
     assert_eq!(restore.code(), Some(75), "{restore}");
@@ -538,4 +542,38 @@ fn two_runs_of_one_stack_do_not_meet() {
     // Another stack may run beside it, and this one may run again.
     assert!(env.run(["create", "-q", "data"]).is_success());
     assert!(env.run(["create", "-q"]).is_success());
+}
+
+/// `timeout` sends its signal to the program and to its group: two that come together are one wish, and what is due is
+/// done. A later one ends the program.
+#[test]
+fn two_signals_at_once_are_one() {
+    for (pause, ends_well) in [(50, true), (700, false)] {
+        let env = stack(
+            "[[hook]]\non = \"before:freeze\"\nrun = [\"./wait\"]\n[[hook]]\non = \"finally\"\nrun = [\"./tidy\"]",
+        );
+        script(&env, "wait", "touch waiting; sleep 30");
+        script(&env, "tidy", "touch tidying; sleep 1.2; touch tidied");
+        let mut child =
+            env.command(["create", "-q"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let clock = System::new();
+        let wait = |name: &str| {
+            while !env.path("work").join(name).exists() {
+                assert!(clock.monotonic() < Duration::from_secs(20), "{name}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        let signal = || {
+            let id = child.id().to_string();
+            assert!(
+                std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success()
+            );
+        };
+        wait("waiting");
+        signal();
+        std::thread::sleep(Duration::from_millis(pause));
+        signal();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert_eq!(env.path("work/tidied").exists(), ends_well, "{pause}");
+    }
 }

@@ -210,6 +210,44 @@ async fn a_snapshot_of_the_future() {
     manifest.begin(&cx, &session).await.unwrap();
     let committed = manifest.end(&cx, &snapshot.id, End::Commit(&snapshot)).await;
     assert_eq!(committed.unwrap(), Outcome::Won);
+    // Whatever is captured later, `latest` means it: that is said.
+    assert_snapshot!(said(&env, &["show latest --quiet", "restore latest --target out"]), @"
+    $ snapkit show latest --quiet
+    --- stdout
+    snapshot [SNAPSHOT]
+    name     first
+    stack    data-[HEX]@box
+    set      full
+    started  [TIME]
+    finished [TIME]
+    verdict  complete
+    cut      [DURATION] wide
+    size     10 B (10 bytes)
+    new      [SIZE], [SIZE] stored
+    program  snapkit 0.1.0
+
+    source files (files): complete
+      cut [TIME] to [TIME]: each part whole, of different moments
+      artifact tree: 10 B, 8 entries, application/vnd.snapkit.tree
+      read [SIZES]
+      fact tree.attributes = [HEX]
+      fact tree.bytes = 10
+      fact tree.entries = 5
+      fact tree.files = 2
+      fact tree.owners = [HEX]
+      fact tree.structure = [HEX]
+    --- stderr
+    warning: snapshot [SNAPSHOT] is of [TIME], which is yet to come: is a clock wrong? Until then `latest` means it, whatever is captured later
+    --- exit 0
+    $ snapkit restore latest --target out
+    --- stdout
+    files (files): match, 6 facts hold, 10 B to [DIR]/work/out/files
+    --- stderr
+    warning: snapshot [SNAPSHOT] is of [TIME], which is yet to come: is a clock wrong? Until then `latest` means it, whatever is captured later
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    match in [DURATION]
+    --- exit 0
+    ");
     assert_snapshot!(said(&env, &["doctor --no-sources", "create data"]), @"
     $ snapkit doctor --no-sources
     --- stdout
@@ -224,7 +262,7 @@ async fn a_snapshot_of_the_future() {
     ok       data-[HEX]@box (full): the newest snapshot is [DURATION] old, of [TIME], complete
     ok       stored data: [N] packs listed, and all of them there; `verify` examines what is in them
     ok       last create: [TIME], complete
-    ok       last restore: none is remembered here
+    ok       last restore: [TIME], match
     ok       last verify: none is remembered here
     --- stderr
     1 problem found

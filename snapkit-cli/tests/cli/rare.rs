@@ -777,3 +777,41 @@ fn a_source_that_is_not_captured_any_more() {
     --- exit 0
     ");
 }
+
+/// That one set goes well says nothing of another.
+#[test]
+fn a_set_that_fails_each_time_is_told() {
+    let env = TestEnv::with_repository();
+    env.write("work/a/x", "x");
+    env.write("work/snapkit.toml", "name = 'shop'\n[sources.a]\nkind = 'files'\npaths = ['a']\n[sources.b]\nkind = 'command'\ncapture = ['false']\n[sets]\ndata = ['a']\n");
+    assert_eq!(env.run(["create", "-q"]).code(), Some(1));
+    assert!(env.run(["create", "-q", "--set", "data"]).is_success());
+    assert_snapshot!(env.run(["doctor", "-q", "--no-sources"]), @"
+    --- stdout
+    warning  last create: [TIME], failed: `capture` failed: exit status: 1 (program=false, source=b)
+    --- exit 0
+    ");
+}
+
+/// Damage of one snapshot is none of another, and the same place may be spelled in another way.
+#[test]
+fn what_is_damaged_is_told_to_whom_it_concerns() {
+    let env = TestEnv::with_repository();
+    env.write("work/data/first", "the first\n");
+    assert!(env.run(["create", "-q", "data", "--name", "first"]).is_success());
+    let old = packs(&env);
+    env.write("work/other/second", "the second\n");
+    assert!(env.run(["create", "-q", "other", "--name", "second"]).is_success());
+    for pack in old {
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[0] ^= 1;
+        fs::write(pack, bytes).unwrap();
+    }
+    let with_slash = format!("{}/", env.path("repo").display());
+    assert_eq!(env.run(["verify", "-q", "--read-data", "--repo", &with_slash]).code(), Some(4));
+    assert_eq!(env.run(["verify", "-q", "first"]).code(), Some(4));
+    assert_eq!(env.run(["verify", "-q", "second"]).code(), Some(0));
+    assert_eq!(env.run(["verify", "-q"]).code(), Some(4));
+    let doctor = env.run(["doctor", "-q", "--no-sources"]);
+    assert!(doctor.text().contains("a verify has found it damaged"), "{doctor}");
+}

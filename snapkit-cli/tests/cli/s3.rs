@@ -441,7 +441,12 @@ fn a_repository_that_is_gone_is_not_made_anew_by_itself() {
     for name in ["packs", "index", "snapshots", "sessions", "keys"] {
         std::fs::remove_dir_all(place(name)).unwrap_or_default();
     }
-    for args in [&["create", "data"][..], &["init"], &["init", "-q", "--accept-new-repository"]] {
+    for args in [
+        &["create", "data"][..],
+        &["init"],
+        &["init", "-q", "--accept-new-repository"],
+        &["create", "-q", "data"],
+    ] {
         writeln!(all, "=== all is gone: {args:?}\n{}", scene.env.run(args)).unwrap();
     }
     assert_snapshot!(all, @r#"
@@ -466,6 +471,8 @@ fn a_repository_that_is_gone_is_not_made_anew_by_itself() {
     hint: is this the store that it was in? to make a new one in its place: `snapkit init --accept-new-repository`
     --- exit 10
     === all is gone: ["init", "-q", "--accept-new-repository"]
+    --- exit 0
+    === all is gone: ["create", "-q", "data"]
     --- exit 0
     "#);
 }

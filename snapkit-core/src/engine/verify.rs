@@ -114,13 +114,20 @@ impl Repository {
             }
             examination.hear(answers)?;
         } else {
+            examination.snapshots(&chosen, true).await?;
             // What was read and found damaged is not called whole by somebody who reads nothing.
             let known = self.local.damaged_packs(cx).await?.into_iter();
-            let there = known.filter_map(|id| Some((id, *examination.stored.get(&id)?))).collect();
+            let concerns = |id: &PackId| everything || examination.needed.contains(id);
+            let sizes = known
+                .filter(concerns)
+                .filter_map(|id| Some((id, *examination.stored.get(&id)?)))
+                .collect();
             let reader = Arc::clone(&examination.reader);
-            let packs = read_packs(cx, &reader, there, &Awaited::new()).await?;
+            let packs = read_packs(cx, &reader, sizes, &Awaited::new()).await?;
             examination.take_over(packs)?;
-            examination.snapshots(&chosen, true).await?;
+            if !examination.bad.is_empty() || !examination.opaque.is_empty() {
+                examination.snapshots(&chosen, false).await?;
+            }
         }
         if examination.needed_unlisted && segments_whole {
             // What a snapshot needs was listed before it was committed.

@@ -114,10 +114,11 @@ impl Capture for FilesCapture {
         Ok(Body::Tree(Box::new(tree)))
     }
 
-    async fn finish(self: Box<Self>, _: &Context) -> Result<CaptureReport> {
+    async fn finish(self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
         // What was captured is known to whoever read the tree, file by file.
         let mut report = CaptureReport::default();
-        report.problems = self.contents.about_the_whole();
+        let contents = Arc::clone(&self.contents);
+        report.problems = cx.blocking(move || Ok(contents.about_the_whole())).await?;
         Ok(report)
     }
 
