@@ -6,6 +6,7 @@
 //! * [`double`] holds stand-ins: sinks that record, fail or are slow, a disk that forgets what was
 //!   not flushed, a source that follows a script.
 //! * With the feature `s3` there is a store that speaks S3 and goes wrong as it is told.
+//! * With the feature `qdrant` there is what a Qdrant was seen to answer.
 //! * With the feature `servers` real servers are started, each in a scratch directory.
 //! * [`corpus`] makes the same files from the same seed, ordinary and odd ones.
 //!
@@ -25,6 +26,8 @@
 pub mod corpus;
 pub mod double;
 pub mod manifest;
+#[cfg(feature = "qdrant")]
+pub mod qdrant;
 pub mod random;
 #[cfg(feature = "s3")]
 pub mod s3;

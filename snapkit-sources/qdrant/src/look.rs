@@ -1,0 +1,96 @@
+//! What a cluster has: which collections, and which node gives which shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use snapkit_core::context::Context;
+use snapkit_core::{Error, Reason, Result};
+
+use crate::config::QdrantConfig;
+use crate::document::{CollectionDocument, Shard};
+use crate::server::{Server, ShardInfo};
+
+/// The nodes that are known; the first is the one that is asked for what they all know.
+#[derive(Clone, Debug)]
+pub(crate) struct Nodes {
+    nodes: Vec<Server>,
+}
+
+/// A shard, and a node that has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) shard: Shard,
+    pub(crate) node: Server,
+}
+
+impl Nodes {
+    pub(crate) fn new(config: &QdrantConfig) -> Result<Self> {
+        let addresses = std::iter::once(&config.url).chain(&config.nodes);
+        let nodes: Result<_> = addresses.map(|url| Server::new(config, url)).collect();
+        Ok(Self { nodes: nodes? })
+    }
+
+    /// The one that is asked for what all know.
+    pub(crate) fn first(&self) -> Result<&Server> {
+        self.nodes.first().ok_or_else(|| Error::internal("no node is known"))
+    }
+
+    /// The collections that are asked for, by name.
+    pub(crate) async fn collections(
+        &self,
+        cx: &Context,
+        config: &QdrantConfig,
+    ) -> Result<Vec<String>> {
+        let globs = config.globs()?;
+        let mut names = self.first()?.collections(cx).await?;
+        names.retain(|name| globs.as_ref().is_none_or(|globs| globs.is_name(name)));
+        Ok(names)
+    }
+
+    /// A collection without its points, and for each of its shards a node that has all of it.
+    pub(crate) async fn collection(
+        &self,
+        cx: &Context,
+        name: &str,
+        version: &str,
+        aliases: &[(String, String)],
+    ) -> Result<(CollectionDocument, Vec<Placed>)> {
+        let about = self.first()?.collection(cx, name).await?;
+        let placed = self.place(cx, name).await.map_err(|e| e.with("collection", name))?;
+        let of_it = aliases.iter().filter(|(collection, _)| collection == name);
+        let mut aliases: Vec<_> = of_it.map(|(_, alias)| alias.clone()).collect();
+        aliases.sort();
+        let document = CollectionDocument {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            config: about["config"].clone(),
+            payload_schema: about["payload_schema"].as_object().cloned().unwrap_or_default(),
+            shards: placed.iter().map(|placed| placed.shard.clone()).collect(),
+            aliases,
+        };
+        Ok((document, placed))
+    }
+
+    /// For each shard of a collection a node that has all of it, in the order of their numbers.
+    pub(crate) async fn place(&self, cx: &Context, name: &str) -> Result<Vec<Placed>> {
+        let mut known = BTreeSet::new();
+        let mut placed: BTreeMap<u32, Placed> = BTreeMap::new();
+        for node in &self.nodes {
+            let placement = node.placement(cx, name).await?;
+            let all = placement.local_shards.iter().chain(&placement.remote_shards);
+            known.extend(all.map(|shard| shard.shard_id));
+            for ShardInfo { shard_id, shard_key, .. } in
+                placement.local_shards.into_iter().filter(ShardInfo::is_active)
+            {
+                let shard = Shard { id: shard_id, key: shard_key };
+                placed.entry(shard_id).or_insert_with(|| Placed { shard, node: node.clone() });
+            }
+        }
+        if let Some(missing) = known.iter().find(|id| !placed.contains_key(id)) {
+            let what = "no node that is known has all of a shard";
+            return Err(Error::new(Reason::Unavailable, what).with("shard", missing).with_hint(
+                "name the other nodes of the cluster in `nodes`, and wait until all shards are active",
+            ));
+        }
+        Ok(placed.into_values().collect())
+    }
+}

@@ -1,0 +1,423 @@
+//! A restore into a server.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use snapkit_core::context::Context;
+use snapkit_core::error::IoContext as _;
+use snapkit_core::facts::{Facts, Standing};
+use snapkit_core::shell;
+use snapkit_core::source::RestoreReport;
+use snapkit_core::{Error, Reason, Result};
+
+use super::{Taken, expected};
+use crate::archive::Archive;
+use crate::config::QdrantConfig;
+use crate::document::{CollectionDocument, Part};
+use crate::look::{Nodes, Placed};
+use crate::points;
+
+/// How long a server may take until all shards that it was given are active.
+const READY: Duration = Duration::from_secs(60);
+
+/// How often it is looked at meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a collection that was there may take to come back.
+const BRING_BACK: Duration = Duration::from_secs(3600);
+
+/// The server, and what may be done there.
+pub(super) struct Live {
+    pub(super) nodes: Nodes,
+    pub(super) version: String,
+    pub(super) config: QdrantConfig,
+    pub(super) overwrite: bool,
+    pub(super) recovery: Option<PathBuf>,
+    pub(super) read_back: bool,
+}
+
+/// A collection that was touched.
+struct Done {
+    name: String,
+    /// What was there before.
+    kept: Option<Kept>,
+}
+
+/// The old state of a collection.
+struct Kept {
+    taken: Taken,
+    directory: PathBuf,
+}
+
+impl Live {
+    /// Put collections, all or none.
+    pub(super) async fn restore(
+        &self,
+        cx: &Context,
+        collections: BTreeMap<String, Taken>,
+        captured: &Facts,
+    ) -> Result<RestoreReport> {
+        let mut report = RestoreReport::default();
+        let mut done = Vec::new();
+        match self.put_all(cx, &collections, captured, &mut done, &mut report).await {
+            Ok(()) => {
+                for Done { name, kept } in done {
+                    report.undo.extend(kept.iter().flat_map(|kept| self.undo(&name, kept)));
+                }
+                Ok(report)
+            }
+            Err(e) => Err(self.take_back(cx, done, e).await),
+        }
+    }
+
+    async fn put_all(
+        &self,
+        cx: &Context,
+        collections: &BTreeMap<String, Taken>,
+        captured: &Facts,
+        done: &mut Vec<Done>,
+        report: &mut RestoreReport,
+    ) -> Result<()> {
+        let first = self.nodes.first()?;
+        let there = first.collections(cx).await?;
+        let aliases = first.aliases(cx).await?;
+        for (name, taken) in collections {
+            let is_there = there.contains(name);
+            if is_there && !self.overwrite {
+                return Err(super::not_empty(&first.url).with("collection", name));
+            }
+            self.check_aliases(taken, collections, &there, &aliases)?;
+        }
+        for (name, taken) in collections {
+            let mut kept = None;
+            if there.contains(name) {
+                if let Some(recovery) = &self.recovery {
+                    kept = Some(self.keep(cx, name, recovery, &aliases).await?);
+                }
+                // Not before it is known that there is something to come in its place.
+                self.rehearse(cx, taken, captured).await?;
+                done.push(Done { name: name.clone(), kept });
+                first.delete(cx, name).await?;
+            } else {
+                done.push(Done { name: name.clone(), kept });
+            }
+            let made = self.make(cx, name, taken).await;
+            if made.as_ref().is_err_and(|e| e.reason() == Reason::AlreadyExists) {
+                // Somebody else has made one of this name meanwhile: it is theirs.
+                done.pop();
+            }
+            made.map_err(|e| e.with("collection", name))?;
+            self.count(cx, name, name, captured).await?;
+        }
+        // With all collections there, whatever they point to.
+        for (name, taken) in collections {
+            for alias in &taken.document.aliases {
+                first.alias(cx, name, alias).await.map_err(|e| e.with("alias", alias))?;
+            }
+        }
+        if self.read_back {
+            self.read(cx, collections, captured, report).await?;
+        }
+        Ok(())
+    }
+
+    /// That no alias is taken from somebody.
+    fn check_aliases(
+        &self,
+        taken: &Taken,
+        collections: &BTreeMap<String, Taken>,
+        there: &[String],
+        aliases: &[(String, String)],
+    ) -> Result<()> {
+        for alias in &taken.document.aliases {
+            let elsewhere =
+                aliases.iter().find(|(to, name)| name == alias && !collections.contains_key(to));
+            let is_collection = there.contains(alias) && !collections.contains_key(alias);
+            if is_collection || (elsewhere.is_some() && !self.overwrite) {
+                let what = "an alias of a collection is the name of something else in the target";
+                let e = Error::new(Reason::TargetNotEmpty, what).with("alias", alias);
+                return Err(e.with("collection", &taken.document.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Build a collection under another name, count it, and take it away again.
+    async fn rehearse(&self, cx: &Context, taken: &Taken, captured: &Facts) -> Result<()> {
+        let tag: String = cx.random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let fresh = format!("snapkit-{tag}");
+        let name = &taken.document.name;
+        let made = match self.make(cx, &fresh, taken).await {
+            Ok(()) => self.count(cx, &fresh, name, captured).await,
+            Err(e) => Err(e),
+        };
+        let removed = match self.nodes.first()?.delete(&cx.for_cleanup(BRING_BACK), &fresh).await {
+            Err(e) if e.reason() == Reason::NotFound => Ok(()),
+            other => other.map_err(|e| e.with("collection", &fresh)),
+        };
+        made.and(removed).map_err(|e| e.with("collection", name))
+    }
+
+    /// Make a collection of this name, and give its shards what they had.
+    async fn make(&self, cx: &Context, name: &str, taken: &Taken) -> Result<()> {
+        let first = self.nodes.first()?;
+        let document = &taken.document;
+        if first.collections(cx).await?.iter().any(|there| there == name) {
+            return Err(Error::new(Reason::AlreadyExists, "somebody else has just made it"));
+        }
+        first.create(cx, name, &document.settings()).await?;
+        for (key, shards) in document.keys() {
+            first.create_shards(cx, name, key, shards.len()).await?;
+        }
+        for (field, schema) in document.indexes() {
+            first
+                .create_index(cx, name, field, schema)
+                .await
+                .map_err(|e| e.with("field", field))?;
+        }
+        let placed = self.nodes.place(cx, name).await?;
+        for (shard, placed) in counterparts(document, &placed)? {
+            let archive =
+                taken.shards.get(&shard).ok_or_else(|| Error::internal("a shard is gone"))?;
+            let number = placed.shard.id;
+            let tell = |e: Error| e.with("shard", shard);
+            placed.node.upload(cx, name, number, archive).await.map_err(tell)?;
+            // A server may keep what it was given.
+            for file in placed.node.snapshots(cx, name, number).await.map_err(tell)? {
+                placed.node.remove_snapshot(cx, name, number, &file.name).await.map_err(tell)?;
+            }
+        }
+        self.wait(cx, name, document).await
+    }
+
+    /// Until all shards are active.
+    async fn wait(&self, cx: &Context, name: &str, document: &CollectionDocument) -> Result<()> {
+        let limit = cx.within(READY);
+        loop {
+            let placed = self.nodes.place(cx, name).await;
+            if placed.as_ref().is_ok_and(|placed| placed.len() == document.shards.len()) {
+                return Ok(());
+            }
+            if limit.sleep(LOOK_AGAIN).await.is_err() {
+                cx.check()?;
+                return placed.map(drop);
+            }
+        }
+    }
+
+    /// That as many points are there as have to be. A server may take a snapshot with success, and have nothing.
+    async fn count(&self, cx: &Context, there: &str, name: &str, captured: &Facts) -> Result<()> {
+        let found = self.nodes.first()?.count(cx, there).await?;
+        let Some((count, is_certain)) = expected(captured, name) else { return Ok(()) };
+        let found = i64::try_from(found).unwrap_or(i64::MAX);
+        if (is_certain && found != count) || (count > 0 && found == 0) {
+            let what = "the server has taken everything, and does not have all points";
+            return Err(Error::new(Reason::Unavailable, what)
+                .with("points", found)
+                .with("expected", count));
+        }
+        Ok(())
+    }
+
+    /// Facts of what is there now.
+    async fn read(
+        &self,
+        cx: &Context,
+        collections: &BTreeMap<String, Taken>,
+        captured: &Facts,
+        report: &mut RestoreReport,
+    ) -> Result<()> {
+        let first = self.nodes.first()?;
+        let aliases = first.aliases(cx).await?;
+        report.facts.observe("server.version", self.version.clone());
+        for (name, taken) in collections {
+            let (now, _) = self.nodes.collection(cx, name, &self.version, &aliases).await?;
+            let points = points::read(cx, first, name, self.config.digest_points).await?;
+            let told = Some((&points, Standing::Observed));
+            points::tell(&mut report.facts, &now, Standing::Observed, told);
+            if taken.document.version != self.version {
+                // Settings have other names, and more of them, in another version.
+                report.beside.insert(format!("{name}.config"));
+            }
+        }
+        // A collection that is read in part says nothing of its digest.
+        let cut = captured.0.iter().filter(|(_, fact)| fact.standing == Standing::Unknown);
+        report.beside.extend(cut.map(|(name, _)| name.clone()));
+        Ok(())
+    }
+
+    /// Keep a collection in files, and make sure that what was kept is all of it.
+    async fn keep(
+        &self,
+        cx: &Context,
+        name: &str,
+        recovery: &std::path::Path,
+        aliases: &[(String, String)],
+    ) -> Result<Kept> {
+        let (document, placed) = self.nodes.collection(cx, name, &self.version, aliases).await?;
+        let (recovery, own) = (recovery.to_owned(), name.to_owned());
+        let directory = cx.blocking(move || room_for(recovery, &own)).await?;
+        let mut shards = BTreeMap::new();
+        for Placed { shard, node } in placed {
+            let file = node.make_snapshot(cx, name, shard.id).await?;
+            let path = directory.join(Part::Shard(name, shard.id).artifact()?.as_str());
+            let fetched = async {
+                let body = node.download(cx, name, shard.id, &file).await?;
+                Archive::write(cx, path, body).await
+            };
+            let fetched = fetched.await;
+            let removed =
+                node.remove_snapshot(&cx.for_cleanup(READY), name, shard.id, &file.name).await;
+            shards.insert(shard.id, fetched?);
+            removed?;
+        }
+        let files = [
+            (Part::Document(name).artifact()?.to_string(), serde_json::to_vec_pretty(&document)),
+            ("create.json".to_owned(), serde_json::to_vec_pretty(&document.settings())),
+        ];
+        let place = directory.clone();
+        cx.blocking(move || {
+            for (file, text) in files {
+                let path = place.join(file);
+                let text =
+                    text.map_err(|e| Error::internal("a document cannot be written").caused_by(e))?;
+                fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(Kept { taken: Taken { document, shards }, directory })
+    }
+
+    /// Bring back what was there, as far as possible. The error that led here, and what has become of the target.
+    async fn take_back(&self, cx: &Context, done: Vec<Done>, mut e: Error) -> Error {
+        let mut is_whole = true;
+        for Done { name, kept } in done.into_iter().rev() {
+            // The restore may have been cancelled.
+            let cx = cx.for_cleanup(BRING_BACK);
+            let taken_back = async {
+                let first = self.nodes.first()?;
+                match first.delete(&cx, &name).await {
+                    Err(e) if e.reason() != Reason::NotFound => return Err(e),
+                    _ => {}
+                }
+                let Some(kept) = &kept else { return Ok(()) };
+                self.make(&cx, &name, &kept.taken).await?;
+                for alias in &kept.taken.document.aliases {
+                    first.alias(&cx, &name, alias).await?;
+                }
+                Ok(())
+            };
+            if let Err(failed) = taken_back.await {
+                is_whole = false;
+                e = e.with("not_taken_back", format!("{name}: {}", failed.chain()));
+                if let Some(kept) = &kept {
+                    e = e.with("old_state", kept.directory.display());
+                }
+            }
+        }
+        if is_whole { e.with("target", "as it was") } else { e }
+    }
+
+    /// What brings the old state back.
+    fn undo(&self, name: &str, kept: &Kept) -> Vec<String> {
+        let document = &kept.taken.document;
+        let key = match self.config.api_key {
+            Some(_) => " -H \"api-key: $QDRANT_API_KEY\"",
+            None => "",
+        };
+        let quote = |text: &str| shell::quote(text.as_bytes());
+        let at = |node: &str, rest: &str| {
+            quote(&format!("{node}/collections/{}{rest}", percent_encode(name)))
+        };
+        let url = &self.config.url;
+        let send = |method: &str, url: String, body: String| {
+            format!(
+                "curl -fsS -X {method}{key} -H 'content-type: application/json' {url} -d {body}"
+            )
+        };
+        let create = format!("@{}", kept.directory.join("create.json").display());
+        let mut steps = vec![
+            format!("curl -fsS -X DELETE{key} {}", at(url, "")),
+            send("PUT", at(url, ""), quote(&create)),
+        ];
+        for (shard_key, shards) in document.keys() {
+            let body = json!({ "shard_key": shard_key, "shards_number": shards.len() });
+            steps.push(send("PUT", at(url, "/shards"), quote(&body.to_string())));
+        }
+        for (field, schema) in document.indexes() {
+            let body = json!({ "field_name": field, "field_schema": schema });
+            steps.push(send("PUT", at(url, "/index?wait=true"), quote(&body.to_string())));
+        }
+        for shard in &document.shards {
+            let Ok(file) = Part::Shard(name, shard.id).artifact() else { continue };
+            let upload =
+                format!("/shards/{}/snapshots/upload?wait=true&priority=snapshot", shard.id);
+            let file =
+                quote(&format!("snapshot=@{}", kept.directory.join(file.as_str()).display()));
+            steps.push(format!("curl -fsS -X POST{key} {} -F {file}", at(url, &upload)));
+        }
+        for alias in &document.aliases {
+            let body = json!({ "actions": [{ "create_alias": { "collection_name": name, "alias_name": alias } }] });
+            steps.push(send(
+                "POST",
+                quote(&format!("{url}/collections/aliases")),
+                quote(&body.to_string()),
+            ));
+        }
+        steps
+    }
+}
+
+/// Which shard of a new collection stands for which of an old one. Which points go to which shard follows from their
+/// numbers: only a shard that is alone with its key may have another one.
+fn counterparts<'p>(
+    document: &CollectionDocument,
+    placed: &'p [Placed],
+) -> Result<Vec<(u32, &'p Placed)>> {
+    let mut pairs = Vec::new();
+    for shard in &document.shards {
+        let of_key = |key: &Option<Value>| document.shards.iter().filter(|s| s.key == *key).count();
+        let is_alone = shard.key.is_some() && of_key(&shard.key) == 1;
+        let found = placed.iter().find(|placed| {
+            placed.shard.key == shard.key && (is_alone || placed.shard.id == shard.id)
+        });
+        let found = found.ok_or_else(|| {
+            let what = "the server has made other shards than the collection had";
+            Error::new(Reason::Unsupported, what).with("shard", shard.id)
+        })?;
+        pairs.push((shard.id, found));
+    }
+    if pairs.len() != placed.len() {
+        let what = "the server has made more shards than the collection had";
+        return Err(Error::new(Reason::Unsupported, what).with("shards", placed.len()));
+    }
+    Ok(pairs)
+}
+
+/// A new directory for a collection: what was kept before stays.
+fn room_for(recovery: PathBuf, name: &str) -> Result<PathBuf> {
+    let mut directory = recovery.join(name);
+    for number in 2.. {
+        match fs::create_dir(&directory) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => {
+                made.doing(|| format!("cannot create the directory {}", directory.display()))?;
+                break;
+            }
+        }
+        directory = recovery.join(format!("{name}.{number}"));
+    }
+    Ok(directory)
+}
+
+/// A name in a path of an address.
+fn percent_encode(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
