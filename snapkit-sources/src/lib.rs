@@ -1,4 +1,4 @@
-//! The sources of snapkit, one feature each: `command`, `files`, `nats`, `prometheus`, `redis`, `sqlite` and `stream`, all on by default.
+//! The sources of snapkit, one feature each: `command`, `files`, `nats`, `prometheus`, `qdrant`, `redis`, `sqlite` and `stream`, all on by default.
 //!
 //! With `files` and `sqlite`, databases among files are captured through SQLite: consistent whoever writes to them,
 //! and without a plain open, which would drop the locks that an embedding program holds on them.
@@ -12,6 +12,8 @@ pub use snapkit_source_files as files;
 pub use snapkit_source_nats as nats;
 #[cfg(feature = "prometheus")]
 pub use snapkit_source_prometheus as prometheus;
+#[cfg(feature = "qdrant")]
+pub use snapkit_source_qdrant as qdrant;
 #[cfg(feature = "redis")]
 pub use snapkit_source_redis as redis;
 #[cfg(feature = "sqlite")]
@@ -26,6 +28,7 @@ pub use snapkit_source_stream as stream;
         feature = "files",
         feature = "nats",
         feature = "prometheus",
+        feature = "qdrant",
         feature = "redis",
         feature = "sqlite",
         feature = "stream"
@@ -43,6 +46,8 @@ pub fn register_all(registry: &mut Registry) {
     nats::register(registry);
     #[cfg(feature = "prometheus")]
     prometheus::register(registry);
+    #[cfg(feature = "qdrant")]
+    qdrant::register(registry);
     #[cfg(feature = "redis")]
     redis::register(registry);
     #[cfg(feature = "sqlite")]
@@ -57,6 +62,7 @@ pub fn holds_back(kind: &str) -> bool {
     (cfg!(feature = "command") && kind == "command")
         || (cfg!(feature = "nats") && kind == "nats")
         || (cfg!(feature = "prometheus") && kind == "prometheus")
+        || (cfg!(feature = "qdrant") && kind == "qdrant")
         || (cfg!(feature = "redis") && kind == "redis")
 }
 
@@ -82,6 +88,10 @@ pub fn add_held_back(
     #[cfg(feature = "prometheus")]
     if kind == "prometheus" {
         prometheus::add_secrets(settings, declared);
+    }
+    #[cfg(feature = "qdrant")]
+    if kind == "qdrant" {
+        qdrant::add_secrets(settings, declared);
     }
     #[cfg(feature = "redis")]
     if kind == "redis" {
@@ -125,6 +135,7 @@ mod databases {
     feature = "files",
     feature = "nats",
     feature = "prometheus",
+    feature = "qdrant",
     feature = "redis",
     feature = "sqlite",
     feature = "stream"
@@ -144,7 +155,7 @@ mod tests {
         register_all(&mut registry);
         assert_eq!(
             registry.kinds().collect::<Vec<_>>(),
-            ["command", "files", "nats", "prometheus", "redis", "sqlite", "stream"]
+            ["command", "files", "nats", "prometheus", "qdrant", "redis", "sqlite", "stream"]
         );
     }
 

@@ -45,6 +45,8 @@ struct Shard {
     files: BTreeMap<String, Vec<u8>>,
     /// Which nodes have it.
     nodes: Vec<usize>,
+    /// How often it will still be said that only the first of them has all of it.
+    behind: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -200,6 +202,10 @@ impl QdrantDouble {
 
 fn serve(state: &Mutex<State>, node: usize, stream: TcpStream) {
     let Ok(mut output) = stream.try_clone() else { return };
+    // An answer goes out in parts, none of which waits for the other to arrive.
+    if output.set_nodelay(true).is_err() {
+        return;
+    }
     let mut input = BufReader::new(stream);
     while let Some(request) = read_request(&mut input, node) {
         let line = format!("{} /{}", request.method, request.path.join("/"));
@@ -380,7 +386,8 @@ impl State {
                 self.upload_collection(name, request)
             }
             (_, ["collections", name, rest @ ..]) => {
-                if !self.collections.contains_key(*name) {
+                let name = &self.aliases.get(*name).cloned().unwrap_or_else(|| (*name).to_owned());
+                if !self.collections.contains_key(name) {
                     return Answer::error(
                         404,
                         &format!("Not found: Collection `{name}` doesn't exist!"),
@@ -497,9 +504,11 @@ impl State {
         waits: bool,
         pretend: bool,
     ) -> Option<Answer> {
-        let (node, nodes) = (request.node, self.nodes);
+        let node = request.node;
         self.made += 1;
         let number = self.made;
+        let is_awaited = request.query.get("wait").is_some_and(|wait| wait == "true");
+        let written = if is_awaited { "completed" } else { "acknowledged" };
         let collection = self.collections.get_mut(name)?;
         Some(match (method, path) {
             ("GET", []) => {
@@ -517,19 +526,22 @@ impl State {
                     })
                     .collect();
                 Answer::ok(json!({
-                    "status": "green", "optimizer_status": "ok", "points_count": points, "segments_count": 2,
+                    "status": "green", "optimizer_status": "ok", "indexed_vectors_count": 0, "points_count": points, "segments_count": 2,
                     "config": collection.config, "payload_schema": schema, "update_queue": { "length": 0 },
                 }))
             }
             ("GET", ["cluster"]) => {
                 let (mut local, mut remote) = (Vec::new(), Vec::new());
-                for (id, shard) in &collection.shards {
-                    let mut about = json!({ "shard_id": id, "state": "Active" });
+                for (id, shard) in &mut collection.shards {
+                    let mut about = json!({ "shard_id": id });
                     if let Some(key) = &shard.key {
                         about["shard_key"] = key.clone();
                     }
-                    for home in &shard.nodes {
+                    let is_behind = shard.behind > 0;
+                    shard.behind = shard.behind.saturating_sub(1);
+                    for (n, home) in shard.nodes.iter().enumerate() {
                         let mut about = about.clone();
+                        about["state"] = json!(if n > 0 && is_behind { "Dead" } else { "Active" });
                         if *home == node {
                             about["points_count"] = json!(shard.points.len());
                             local.push(about);
@@ -547,7 +559,7 @@ impl State {
             ("PUT", ["index"]) => {
                 let field = body["field_name"].as_str()?.to_owned();
                 collection.schema.insert(field, body["field_schema"].clone());
-                Answer::ok(json!({ "operation_id": number, "status": "completed" }))
+                Answer::ok(json!({ "operation_id": number, "status": written }))
             }
             ("PUT", ["shards"]) => {
                 let count = body["shards_number"].as_u64().unwrap_or(1);
@@ -561,7 +573,7 @@ impl State {
                 for _ in 0..count {
                     let shard = Shard {
                         key: Some(body["shard_key"].clone()),
-                        nodes: homes(collection.next, 1, nodes),
+                        nodes: vec![node],
                         ..Shard::default()
                     };
                     collection.shards.insert(collection.next, shard);
@@ -573,7 +585,7 @@ impl State {
                 for point in body["points"].as_array()? {
                     collection.put(point, &body["shard_key"], number)?;
                 }
-                Answer::ok(json!({ "operation_id": number, "status": "completed" }))
+                Answer::ok(json!({ "operation_id": number, "status": written }))
             }
             ("POST", ["points", "count"]) => {
                 let count: usize = collection.shards.values().map(|shard| shard.points.len()).sum();
@@ -598,8 +610,15 @@ impl State {
                 collection.files.insert(file, archive);
                 accepted(waits).unwrap_or_else(|| Answer::ok(about))
             }
+            ("GET", ["snapshots"]) => Answer::ok(
+                collection.files.iter().map(|(file, bytes)| about(file, bytes)).collect(),
+            ),
             ("GET", ["snapshots", file]) => match collection.files.get(*file) {
                 Some(bytes) => raw(bytes, false),
+                None => missing_snapshot(file),
+            },
+            ("DELETE", ["snapshots", file]) => match collection.files.remove(*file) {
+                Some(_) => Answer::ok(Value::Bool(true)),
                 None => missing_snapshot(file),
             },
             (_, ["shards", shard, rest @ ..]) => {
@@ -622,7 +641,7 @@ impl State {
             Err(refused) => return refused,
         };
         let Some(files) = untar(&bytes).filter(|files| files.contains_key("config.json")) else {
-            return Answer::error(500, "Service internal error: File IO error: failed to unpack");
+            return not_unpacked(&bytes);
         };
         let document: Value = serde_json::from_slice(&files["config.json"]).unwrap_or(Value::Null);
         if !self.collections.contains_key(name) {
@@ -634,6 +653,9 @@ impl State {
         let Some(collection) = self.collections.get_mut(name) else {
             return Answer::error(500, "gone");
         };
+        if let Some(schema) = files.get("payload_index.json") {
+            collection.schema = serde_json::from_slice(schema).unwrap_or_default();
+        }
         for (id, shard) in &mut collection.shards {
             let own = files
                 .iter()
@@ -662,6 +684,14 @@ fn accepted(waits: bool) -> Option<Answer> {
 
 fn missing_snapshot(file: &str) -> Answer {
     Answer::error(404, &format!("Not found: Snapshot {file} not found"))
+}
+
+fn not_unpacked(bytes: &[u8]) -> Answer {
+    let why = match bytes.get(257..262) {
+        Some(b"ustar") => "failed to unpack `/qdrant/storage/tmp/x`",
+        _ => "Malformed tar archive, reached unknown entry",
+    };
+    Answer::error(500, &format!("Service internal error: File IO error: {why}"))
 }
 
 fn raw(bytes: &[u8], chunked: bool) -> Answer {
@@ -699,10 +729,8 @@ fn uploaded(request: &Request) -> Result<Vec<u8>, Answer> {
     let bytes = request.body[begin..end].to_vec();
     match request.query.get("checksum") {
         Some(sum) if *sum != hex(&bytes) => {
-            let text = format!(
-                "Wrong input: Snapshot checksum mismatch: expected {sum}, got {}",
-                hex(&bytes)
-            );
+            // It says which is which the wrong way round.
+            let text = format!("Checksum mismatch: expected {}, actual {sum}", hex(&bytes));
             Err(Answer::error(400, &text))
         }
         _ => Ok(bytes),
@@ -752,8 +780,7 @@ fn of_shard(
             let Some(files) =
                 untar(&bytes).filter(|files| files.contains_key("replica_state.json"))
             else {
-                let text = "Service internal error: File IO error: failed to unpack `/qdrant/storage/tmp/x`";
-                return Some(Answer::error(500, text));
+                return Some(not_unpacked(&bytes));
             };
             if pretend {
                 shard.points.clear();
@@ -761,6 +788,8 @@ fn of_shard(
                 shard.take(files.iter().map(|(path, bytes)| (path.as_str(), bytes)));
             }
             shard.version += 1;
+            // Others that have it are brought up to it later.
+            shard.behind = 2;
             Answer::ok(Value::Null)
         }
         _ => return None,
@@ -796,6 +825,11 @@ impl Collection {
         let mut settings = self.config["params"].clone();
         settings["hnsw_config"] = self.config["hnsw_config"].clone();
         entry(&mut tar, "config.json", settings.to_string().as_bytes());
+        entry(
+            &mut tar,
+            "payload_index.json",
+            Value::from(self.schema.clone()).to_string().as_bytes(),
+        );
         tar.extend([0; 2 * BLOCK]);
         tar
     }
@@ -824,7 +858,6 @@ impl Shard {
                 for (file, text) in files {
                     entry(&mut inner, &format!("snapshot/files/{file}"), text.as_bytes());
                 }
-                inner.extend([0; 2 * BLOCK]);
                 entry(&mut tar, &format!("segments/{id}.tar"), &inner);
             }
         }
@@ -841,7 +874,9 @@ impl Shard {
             let texts: Vec<Vec<u8>> = match path {
                 path if path.ends_with("points.json") => vec![bytes.clone()],
                 path if path.ends_with(".tar") => {
-                    let inner = untar(bytes).into_iter().flatten();
+                    // It has no end of its own.
+                    let inner = untar(&[&bytes[..], &[0; 2 * BLOCK]].concat());
+                    let inner = inner.into_iter().flatten();
                     inner
                         .filter(|(path, _)| path.ends_with("points.json"))
                         .map(|(_, bytes)| bytes)

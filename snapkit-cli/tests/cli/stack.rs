@@ -264,7 +264,7 @@ fn values_that_make_no_sense_are_refused() {
     let env = TestEnv::with_repository();
     assert_snapshot!(with(&env, "[sources.a]\nkind = 'redsi'\n"), @r#"
     --- stderr
-    error: unknown kind of source "redsi"; known are: command, files, nats, prometheus, redis, sqlite, stream (source=a, file=[DIR]/work/snapkit.toml:1)
+    error: unknown kind of source "redsi"; known are: command, files, nats, prometheus, qdrant, redis, sqlite, stream (source=a, file=[DIR]/work/snapkit.toml:1)
     --- exit 2
     "#);
     assert_snapshot!(with(&env, "[sources.a]\npaths = ['x']\n"), @"

@@ -1,7 +1,8 @@
 //! The archive that a snapshot of a shard is: a tar, in which every segment and the shard's own state have to be.
 //!
 //! A server that fails while it streams one ends it like a whole one; what it writes last is `replica_state.json`,
-//! `shard_config.json` and the end of the archive. A stored one has a tar for each segment in it. Seen in Qdrant 1.18.2.
+//! `shard_config.json` and the end of the archive. A stored one has a tar for each segment in it, which has no end of its own.
+//! Seen in Qdrant 1.18.2.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -198,6 +199,13 @@ impl Tar {
         self.is_over() && self.wrong.is_none()
     }
 
+    /// Whether it ends with an entry, or is over: the archive of a segment has no end of its own.
+    fn is_between_entries(&self) -> bool {
+        let rest = self.content + self.padding + self.header.len() as u64;
+        self.is_whole()
+            || (rest == 0 && !self.sparse && self.name.is_none() && self.wrong.is_none())
+    }
+
     fn take_in(&mut self, mut bytes: &[u8], event: &mut dyn FnMut(Event<'_>)) {
         while !bytes.is_empty() && self.wrong.is_none() && !self.is_over() {
             let taken = |len: u64| usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
@@ -333,9 +341,9 @@ impl Examiner {
             }
             Event::End => {
                 if let Some((id, tar)) = inner.take()
-                    && !tar.is_whole()
+                    && !tar.is_between_entries()
                 {
-                    let what = tar.wrong.unwrap_or("its end is missing");
+                    let what = tar.wrong.unwrap_or("it ends within a file");
                     wrong.get_or_insert_with(|| format!("segment {id}: {what}"));
                 }
             }
@@ -359,8 +367,10 @@ impl Examiner {
                 "it has no replica_state.json or no shard_config.json, which are written last",
             );
         }
-        let broken = self.segments.iter().find(|(_, segment)| !segment.state || !segment.version);
-        match broken {
+        // Servers whose segments have other files than these are believed: the end of each archive has been seen.
+        let is_known = |segment: &Segment| segment.state && segment.version;
+        let lays_out_so = self.segments.values().any(is_known);
+        match self.segments.iter().find(|(_, segment)| lays_out_so && !is_known(segment)) {
             Some((id, _)) => lack(&format!("segment {id} has no segment.json or no version.info")),
             None => None,
         }
@@ -406,6 +416,68 @@ mod tests {
         assert_eq!(examined(&STREAMED[..whole], 4096), None);
     }
 
+    /// Give a header the sum that belongs to it.
+    fn sign(header: &mut [u8]) {
+        header[148..156].fill(b' ');
+        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    /// What a server stores of a shard: an archive in the archive for each segment. Made from a snapshot of a collection, in
+    /// which every shard has a directory of its own.
+    fn stored() -> Vec<u8> {
+        let (mut whole, mut stored) =
+            (&include_bytes!("../tests/data/docs.snapshot")[..], Vec::new());
+        while whole[0] != 0 {
+            let size = usize::try_from(number(&whole[124..136]).unwrap()).unwrap();
+            let (mut header, mut len) =
+                (whole[..BLOCK].to_vec(), BLOCK + size.next_multiple_of(BLOCK));
+            if header[156] == b'S' && header[482] != 0 {
+                len += BLOCK;
+            }
+            if header.starts_with(b"0/") {
+                header.copy_within(2..100, 0);
+                sign(&mut header);
+                stored.extend(header);
+                stored.extend(&whole[BLOCK..len]);
+            }
+            whole = &whole[len..];
+        }
+        stored.extend([0; 2 * BLOCK]);
+        stored
+    }
+
+    #[test]
+    fn a_segment_that_is_not_whole_is_seen_within_an_archive_that_is() {
+        let stored = stored();
+        for step in [1, 513, stored.len()] {
+            assert_eq!(examined(&stored, step), None, "{step}");
+        }
+        for len in (0..stored.len() - BLOCK).step_by(BLOCK) {
+            assert!(examined(&stored[..len], 4096).is_some(), "{len}");
+        }
+        // In the place of its last file the first segment has the beginning of another.
+        let first = usize::try_from(number(&stored[124..136]).unwrap()).unwrap();
+        let last = BLOCK + first - 2 * BLOCK;
+        let mut endless = stored.clone();
+        endless[last + 124..last + 136].copy_from_slice(b"00000001005\0");
+        sign(&mut endless[last..last + BLOCK]);
+        // And the description of what is in it is gone from the second.
+        let at = BLOCK + first;
+        let second = usize::try_from(number(&stored[at + 124..at + 136]).unwrap()).unwrap();
+        let mut bare = stored.clone();
+        let inner = &mut bare[at + BLOCK..at + BLOCK + second];
+        let name = b"snapshot/files/segment.json";
+        let named = inner.windows(name.len()).position(|window| window == name).unwrap();
+        inner[named + name.len() - 1] = b'm';
+        sign(&mut inner[named..named + BLOCK]);
+        let all = [endless, bare].map(|bytes| examined(&bytes, 1000).unwrap_or_default());
+        insta::assert_snapshot!(all.join("\n"), @"
+        the snapshot of a shard is not whole: segment eeae13e1-8741-4688-b8f1-117a5b8f2d12: it ends within a file
+        the snapshot of a shard is not whole: segment 186ca2b2-7fe6-4b32-8eed-009ceed79478 has no segment.json or no version.info
+        ");
+    }
+
     #[test]
     fn what_is_said() {
         let half = &STREAMED[..STREAMED.len() / 2];
@@ -415,7 +487,13 @@ mod tests {
         ended.extend([0; 2 * BLOCK]);
         let all = [&b""[..], half, &damaged, &[0; 1024], b"no tar at all, and long enough"]
             .map(|bytes| examined(bytes, 1000).unwrap_or_default());
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @"
+        the snapshot of a shard is not whole: its end is missing
+        the snapshot of a shard is not whole: its end is missing
+        the snapshot of a shard is not whole: a header is damaged
+        the snapshot of a shard is not whole: it has no replica_state.json or no shard_config.json, which are written last
+        the snapshot of a shard is not whole: its end is missing
+        ");
     }
 
     proptest! {

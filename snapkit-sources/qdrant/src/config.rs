@@ -188,7 +188,15 @@ mod tests {
             "http://[::1",
         ]
         .map(|url| format!("{url} => {}", told(url)));
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @"
+        http://127.0.0.1:6333 => http://127.0.0.1:6333
+        http://vectors/qdrant/ => http://vectors/qdrant
+        http://me:x@vectors => `url`: it names no host, or holds a password: a key is `api_key`
+        http:// => `url`: it names no host, or holds a password: a key is `api_key`
+        vectors:6333 => `url`: write http://HOST:PORT
+        http://vectors?x=1 => `url`: write http://HOST:PORT, and nothing behind the path
+        http://[::1 => `url`: write http://HOST:PORT, and nothing behind the path
+        ");
     }
 
     #[test]

@@ -69,9 +69,12 @@ impl<'a> Part<'a> {
 
 impl CollectionDocument {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|e| {
+        let document: Self = serde_json::from_slice(bytes).map_err(|e| {
             Error::corrupt("the description of a collection is malformed").caused_by(e)
-        })
+        })?;
+        check_name(&document.name)
+            .map_err(|e| Error::corrupt("a collection has an impossible name").caused_by(e))?;
+        Ok(document)
     }
 
     /// What the server has to be told to make such a collection. It says it in one form and takes it in another.
@@ -156,6 +159,16 @@ impl CollectionDocument {
     }
 }
 
+/// That a name is one that a server allows: it becomes a part of addresses, and the name of a directory.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let is_odd = |c: char| c.is_control() || "<>:\"/\\|?*".contains(c);
+    if name.is_empty() || name.chars().all(|c| c == '.') || name.contains(is_odd) {
+        let what = "no collection can be called so";
+        return Err(Error::new(Reason::Unsupported, what).with("collection", format!("{name:?}")));
+    }
+    Ok(())
+}
+
 /// Take out what is not set, at any depth.
 fn without_nulls(value: &mut Value) {
     match value {
@@ -192,8 +205,12 @@ mod tests {
     #[test]
     fn settings_are_what_a_server_takes() {
         let document = recorded();
-        insta::assert_snapshot!(document.settings().to_string(), @"");
-        insta::assert_snapshot!(document.schema(), @"");
+        insta::assert_snapshot!(document.settings().to_string(), @r#"
+        {"hnsw_config":{"m":16},"on_disk_payload":true,"optimizers_config":{"flush_interval_sec":5},"shard_number":1,"sharding_method":"custom","vectors":{"distance":"Cosine","size":8}}
+        "#);
+        insta::assert_snapshot!(document.schema(), @r#"
+        city "keyword"; text {"tokenizer":"word","type":"text"}
+        "#);
         assert_eq!(
             document.keys(),
             [(&Value::from("eu"), vec![1, 3]), (&Value::from("us"), vec![2])]
@@ -210,6 +227,18 @@ mod tests {
             assert_eq!(Part::parse(&part.artifact().unwrap()), Some(part.clone()));
         }
         assert_eq!(Part::parse(&ArtifactName::new("a.shard-x.snapshot").unwrap()), None);
+    }
+
+    #[test]
+    fn names_of_collections() {
+        for name in ["docs", "a.b", "..a", "Bücher & more;"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a\nb", "a?", "..\\a"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        let text = r#"{ "name": "..", "version": "1.18.2", "config": {}, "shards": [] }"#;
+        assert!(CollectionDocument::parse(text.as_bytes()).is_err());
     }
 
     #[test]

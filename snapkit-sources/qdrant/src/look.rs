@@ -6,7 +6,7 @@ use snapkit_core::context::Context;
 use snapkit_core::{Error, Reason, Result};
 
 use crate::config::QdrantConfig;
-use crate::document::{CollectionDocument, Shard};
+use crate::document::{CollectionDocument, Shard, check_name};
 use crate::server::{Server, ShardInfo};
 
 /// The nodes that are known; the first is the one that is asked for what they all know.
@@ -43,6 +43,7 @@ impl Nodes {
         let globs = config.globs()?;
         let mut names = self.first()?.collections(cx).await?;
         names.retain(|name| globs.as_ref().is_none_or(|globs| globs.is_name(name)));
+        names.iter().try_for_each(|name| check_name(name))?;
         Ok(names)
     }
 
@@ -92,5 +93,12 @@ impl Nodes {
             ));
         }
         Ok(placed.into_values().collect())
+    }
+
+    /// How many copies of shards are on their way to where they have to be.
+    pub(crate) async fn behind(&self, cx: &Context, name: &str) -> Result<usize> {
+        let placement = self.first()?.placement(cx, name).await?;
+        let all = placement.local_shards.iter().chain(&placement.remote_shards);
+        Ok(all.filter(|shard| !shard.is_active()).count())
     }
 }

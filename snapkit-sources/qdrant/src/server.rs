@@ -22,6 +22,14 @@ const MAX_ANSWER: usize = 64 << 20;
 /// The longest error text of a server that is told.
 const MAX_TOLD: usize = 1000;
 
+/// What lies between attempts to remove a snapshot; nothing behind the last.
+const REMOVAL_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::ZERO,
+];
+
 /// A node that is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -190,12 +198,26 @@ impl Server {
         name: &str,
         shard: u32,
     ) -> Result<SnapshotFile> {
-        let shard = shard.to_string();
-        let path = ["collections", name, "shards", &shard, "snapshots"];
+        let number = shard.to_string();
+        let path = ["collections", name, "shards", &number, "snapshots"];
+        let before = self.snapshots(cx, name, shard).await?;
         // Without it an error is told to nobody.
         let request = self.request(Method::POST, &path)?.query(&[("wait", "true")]);
-        let file: SnapshotFile = self.answer(cx, request, self.config.snapshot_timeout).await?;
-        if file.name.is_empty() || file.name.contains('/') {
+        let file =
+            match self.answer::<SnapshotFile>(cx, request, self.config.snapshot_timeout).await {
+                Err(e) if matches!(e.reason(), Reason::Unavailable | Reason::TimedOut) => {
+                    // Whether it was made nobody has said. What has come since may be somebody else's: it is named, and stays.
+                    let cx = cx.for_cleanup(self.config.timeout);
+                    let mut now = self.snapshots(&cx, name, shard).await.unwrap_or_default();
+                    now.retain(|file| !before.iter().any(|before| before.name == file.name));
+                    return Err(now.into_iter().fold(e, |e, file| {
+                        e.with("left", file.name)
+                            .with_hint("remove what is left of it on the server")
+                    }));
+                }
+                other => other?,
+            };
+        if file.name.contains('/') || file.name.chars().all(|c| c == '.') {
             return Err(self.misunderstood("a snapshot has an impossible name"));
         }
         Ok(file)
@@ -221,11 +243,20 @@ impl Server {
     ) -> Result<()> {
         let shard = shard.to_string();
         let path = ["collections", name, "shards", &shard, "snapshots", file];
-        let request = self.request(Method::DELETE, &path)?.query(&[("wait", "true")]);
-        match self.answer::<Value>(cx, request, self.config.timeout).await {
-            Err(e) if e.reason() == Reason::NotFound => Ok(()),
-            other => other.map(drop),
+        for pause in REMOVAL_PAUSES {
+            let request = self.request(Method::DELETE, &path)?.query(&[("wait", "true")]);
+            match self.answer::<Value>(cx, request, self.config.timeout).await {
+                Err(e) if e.reason() == Reason::NotFound => return Ok(()),
+                Err(e) if pause.is_zero() => {
+                    return Err(e
+                        .with("snapshot", file)
+                        .with_hint("it still lies on the server: remove it there"));
+                }
+                Err(_) => cx.sleep(pause).await?,
+                Ok(_) => return Ok(()),
+            }
         }
+        Ok(())
     }
 
     /// The bytes of a snapshot that lies on the node, compared with its length and its checksum at the end.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -28,6 +28,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a collection that was there may take to come back.
 const BRING_BACK: Duration = Duration::from_secs(3600);
+
+/// What the settings are called that make a collection that was kept, and the script that brings it back.
+const CREATE: &str = "create.json";
+const UNDO: &str = "undo.sh";
 
 /// The server, and what may be done there.
 pub(super) struct Live {
@@ -64,8 +68,9 @@ impl Live {
         let mut done = Vec::new();
         match self.put_all(cx, &collections, captured, &mut done, &mut report).await {
             Ok(()) => {
-                for Done { name, kept } in done {
-                    report.undo.extend(kept.iter().flat_map(|kept| self.undo(&name, kept)));
+                for kept in done.iter().filter_map(|done| done.kept.as_ref()) {
+                    let script = kept.directory.join(UNDO);
+                    report.undo.push(format!("sh {}", shell::path(&script)));
                 }
                 Ok(report)
             }
@@ -111,6 +116,12 @@ impl Live {
             }
             made.map_err(|e| e.with("collection", name))?;
             self.count(cx, name, name, captured).await?;
+            let behind = self.nodes.behind(cx, name).await?;
+            if behind > 0 {
+                report.notes.push(format!(
+                    "{name}: {behind} copies of shards on other nodes are not active yet; the cluster brings them up by itself"
+                ));
+            }
         }
         // With all collections there, whatever they point to.
         for (name, taken) in collections {
@@ -254,7 +265,7 @@ impl Live {
         &self,
         cx: &Context,
         name: &str,
-        recovery: &std::path::Path,
+        recovery: &Path,
         aliases: &[(String, String)],
     ) -> Result<Kept> {
         let (document, placed) = self.nodes.collection(cx, name, &self.version, aliases).await?;
@@ -274,9 +285,11 @@ impl Live {
             shards.insert(shard.id, fetched?);
             removed?;
         }
+        let script = self.way_back(&document, &directory)?;
         let files = [
             (Part::Document(name).artifact()?.to_string(), serde_json::to_vec_pretty(&document)),
-            ("create.json".to_owned(), serde_json::to_vec_pretty(&document.settings())),
+            (CREATE.to_owned(), serde_json::to_vec_pretty(&document.settings())),
+            (UNDO.to_owned(), Ok(script.into_bytes())),
         ];
         let place = directory.clone();
         cx.blocking(move || {
@@ -322,53 +335,58 @@ impl Live {
         if is_whole { e.with("target", "as it was") } else { e }
     }
 
-    /// What brings the old state back.
-    fn undo(&self, name: &str, kept: &Kept) -> Vec<String> {
-        let document = &kept.taken.document;
-        let key = match self.config.api_key {
-            Some(_) => " -H \"api-key: $QDRANT_API_KEY\"",
-            None => "",
-        };
+    /// A script that brings a collection back from what was kept of it: also for whoever finds it after a restore that was
+    /// killed.
+    fn way_back(&self, document: &CollectionDocument, directory: &Path) -> Result<String> {
+        let name = &document.name;
         let quote = |text: &str| shell::quote(text.as_bytes());
-        let at = |node: &str, rest: &str| {
-            quote(&format!("{node}/collections/{}{rest}", percent_encode(name)))
+        let at = |rest: &str| {
+            quote(&format!("{}/collections/{}{rest}", self.config.url, percent_encode(name)))
         };
-        let url = &self.config.url;
-        let send = |method: &str, url: String, body: String| {
-            format!(
-                "curl -fsS -X {method}{key} -H 'content-type: application/json' {url} -d {body}"
-            )
+        let send = |method: &str, url: String, body: &str| {
+            format!("ask -X {method} -H 'content-type: application/json' {url} -d {}", quote(body))
         };
-        let create = format!("@{}", kept.directory.join("create.json").display());
-        let mut steps = vec![
-            format!("curl -fsS -X DELETE{key} {}", at(url, "")),
-            send("PUT", at(url, ""), quote(&create)),
+        // A key in arguments is seen by everybody on the machine.
+        let ask = match self.config.api_key {
+            Some(_) => {
+                "printf 'api-key: %s\\n' \"${QDRANT_API_KEY:?set it to the key of the server}\" | curl -gfsS -o /dev/null -H @- \"$@\""
+            }
+            None => "curl -gfsS -o /dev/null \"$@\"",
+        };
+        let mut lines = vec![
+            "#!/bin/sh".to_owned(),
+            format!("# Brings back the collection {} as it was.", quote(name).replace('\n', " ")),
+            "set -eu".to_owned(),
+            format!("ask() {{ {ask}; }}"),
+            format!("ask -X DELETE {}", at("")),
+            send("PUT", at(""), &format!("@{}", directory.join(CREATE).display())),
         ];
         for (shard_key, shards) in document.keys() {
             let body = json!({ "shard_key": shard_key, "shards_number": shards.len() });
-            steps.push(send("PUT", at(url, "/shards"), quote(&body.to_string())));
+            lines.push(send("PUT", at("/shards"), &body.to_string()));
         }
         for (field, schema) in document.indexes() {
             let body = json!({ "field_name": field, "field_schema": schema });
-            steps.push(send("PUT", at(url, "/index?wait=true"), quote(&body.to_string())));
+            lines.push(send("PUT", at("/index?wait=true"), &body.to_string()));
         }
         for shard in &document.shards {
-            let Ok(file) = Part::Shard(name, shard.id).artifact() else { continue };
+            let file = directory.join(Part::Shard(name, shard.id).artifact()?.as_str());
+            let file = file.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
             let upload =
                 format!("/shards/{}/snapshots/upload?wait=true&priority=snapshot", shard.id);
-            let file =
-                quote(&format!("snapshot=@{}", kept.directory.join(file.as_str()).display()));
-            steps.push(format!("curl -fsS -X POST{key} {} -F {file}", at(url, &upload)));
+            lines.push(format!(
+                "ask -X POST {} -F {}",
+                at(&upload),
+                quote(&format!("snapshot=@\"{file}\""))
+            ));
         }
         for alias in &document.aliases {
             let body = json!({ "actions": [{ "create_alias": { "collection_name": name, "alias_name": alias } }] });
-            steps.push(send(
-                "POST",
-                quote(&format!("{url}/collections/aliases")),
-                quote(&body.to_string()),
-            ));
+            let url = quote(&format!("{}/collections/aliases", self.config.url));
+            lines.push(send("POST", url, &body.to_string()));
         }
-        steps
+        lines.push(String::new());
+        Ok(lines.join("\n"))
     }
 }
 

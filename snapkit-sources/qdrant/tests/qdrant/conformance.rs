@@ -25,7 +25,7 @@ impl Doubles {
     }
 
     fn config(&self, server: &Server) -> QdrantConfig {
-        QdrantConfig { method: self.0, ..server.config() }
+        server.with(|config| config.method = self.0)
     }
 }
 

@@ -6,5 +6,6 @@
 
 mod behaviour;
 mod conformance;
+mod recorded;
 mod stage;
 mod traps;

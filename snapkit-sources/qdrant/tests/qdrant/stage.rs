@@ -75,6 +75,65 @@ impl Server {
         }
     }
 
+    /// A collection of any sort.
+    pub(crate) async fn fill_at_random(&self, name: &str, seed: u64) {
+        let dice = |n: u64, sides: u64| {
+            let hash = blake3::hash(format!("{seed} {n}").as_bytes());
+            u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()) % sides
+        };
+        let metric = ["Dot", "Euclid", "Manhattan"][usize::try_from(dice(0, 3)).unwrap()];
+        let size = 1 + dice(1, 20);
+        let is_named = dice(2, 2) == 0;
+        let one = json!({ "size": size, "distance": metric, "on_disk": dice(3, 2) == 0 });
+        let mut settings = json!({
+            "vectors": if is_named { json!({ "text": one, "image": one }) } else { one },
+            "shard_number": 1 + dice(4, 4), "on_disk_payload": dice(5, 2) == 0,
+            "hnsw_config": { "m": 8 + dice(6, 20) }, "optimizers_config": { "flush_interval_sec": 1 + dice(7, 9) },
+        });
+        if is_named {
+            settings["sparse_vectors"] = json!({ "words": {} });
+        }
+        if dice(8, 3) == 0 {
+            settings["quantization_config"] = json!({ "scalar": { "type": "int8" } });
+        }
+        self.must("DELETE", &format!("/collections/{name}"), Value::Null).await;
+        self.must("PUT", &format!("/collections/{name}"), settings).await;
+        let kinds =
+            [json!("keyword"), json!("integer"), json!({ "type": "text", "tokenizer": "word" })];
+        for (n, kind) in kinds.iter().enumerate().take(usize::try_from(dice(9, 4)).unwrap()) {
+            let index = json!({ "field_name": format!("f{n}"), "field_schema": kind });
+            self.must("PUT", &format!("/collections/{name}/index?wait=true"), index).await;
+        }
+        let vector = |n: u64| (0..size).map(|i| json!((n * 7 + i) % 100)).collect::<Value>();
+        let points: Vec<_> = (0..dice(10, 300))
+            .map(|n| {
+                let vectors = match is_named {
+                    true => json!({ "text": vector(n), "image": vector(n + 1), "words": { "indices": [1, n + 2], "values": [0.5, 0.25] } }),
+                    false => vector(n),
+                };
+                let payload = json!({ "f0": format!("k{}", n % 7), "f1": n, "f2": "two words", "\u{fc}": null });
+                json!({ "id": n * (1 + dice(11, 1 << 40)), "vector": vectors, "payload": payload })
+            })
+            .collect();
+        if !points.is_empty() {
+            let path = format!("/collections/{name}/points?wait=true");
+            self.must("PUT", &path, json!({ "points": points })).await;
+        }
+        for n in 0..dice(12, 3) {
+            let alias =
+                json!({ "collection_name": name, "alias_name": format!("{name}-alias-{n}") });
+            let actions = json!({ "actions": [{ "create_alias": alias }] });
+            self.must("POST", "/collections/aliases", actions).await;
+        }
+    }
+
+    /// All of a collection that has to come back.
+    pub(crate) async fn state(&self, name: &str) -> Value {
+        let about = self.must("GET", &format!("/collections/{name}"), Value::Null).await;
+        let aliases = self.must("GET", &format!("/collections/{name}/aliases"), Value::Null).await;
+        json!([about["config"], about["payload_schema"], aliases, self.points(name).await])
+    }
+
     pub(crate) async fn count(&self, name: &str) -> u64 {
         let path = format!("/collections/{name}/points/count");
         self.must("POST", &path, json!({ "exact": true })).await["count"].as_u64().unwrap()
@@ -95,6 +154,13 @@ impl Server {
         serde_json::from_value(settings).unwrap()
     }
 
+    /// The settings of a source of it, with something else.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut QdrantConfig)) -> QdrantConfig {
+        let mut config = self.config();
+        change(&mut config);
+        config
+    }
+
     /// A double was asked nothing that nobody has recorded, and nothing lies on it.
     pub(crate) fn assert_clean(&self) {
         let Some(double) = &self.double else { return };
@@ -105,11 +171,7 @@ impl Server {
 
 fn point(n: u64) -> Value {
     let city = ["Berlin", "Paris", "Lima"][usize::try_from(n % 3).unwrap()];
-    let id = if n % 5 == 4 {
-        json!(format!("00000000-0000-4000-8000-{n:012}"))
-    } else {
-        json!(n)
-    };
+    let id = if n % 5 == 4 { json!(format!("00000000-0000-4000-8000-{n:012}")) } else { json!(n) };
     json!({ "id": id, "vector": [n, n + 1, 0.5, -1], "payload": { "city": city, "n": n, "deep": { "z": [n], "a": null } } })
 }
 
