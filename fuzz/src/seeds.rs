@@ -125,6 +125,27 @@ fn main() -> std::io::Result<()> {
         put("names", &text.replace(['/', '\\'], "_"), text.as_bytes())?;
     }
 
+    let mut archive = vec![0, 1, 255, 1];
+    for (name, kind) in [
+        ("segments/a/files/segment.json", b'0'),
+        ("segments/a/files/version.info", b'0'),
+        ("segments/b.tar", b'0'),
+        ("wal/open-1", b'S'),
+        ("replica_state.json", b'0'),
+        ("shard_config.json", b'0'),
+    ] {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..136].copy_from_slice(b"00000001000\0");
+        header[156] = kind;
+        archive.extend(header);
+        archive.extend([0; 512]);
+    }
+    archive.extend([0; 1024]);
+    put("qdrant", "archive", &archive)?;
+    let document = r#"{"name":"a","version":"1.18.2","config":{"params":{}},"payload_schema":{"a":{"data_type":"keyword"}},"shards":[{"id":0,"key":"x"}],"aliases":["b"]}"#;
+    put("qdrant", "document", &[&[1, 0, 255, 1], document.as_bytes()].concat())?;
+
     put("chunking", "some", &[4; 400])?;
     put("restore", "some", &(0..=255).collect::<Vec<u8>>())
 }

@@ -24,6 +24,7 @@ mod own;
 mod process;
 mod programs;
 mod prometheus;
+mod qdrant;
 mod rare;
 mod redis;
 mod refused;

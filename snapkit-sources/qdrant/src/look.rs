@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use snapkit_core::context::Context;
 use snapkit_core::{Error, Reason, Result};
 
@@ -60,11 +61,16 @@ impl Nodes {
         let of_it = aliases.iter().filter(|(collection, _)| collection == name);
         let mut aliases: Vec<_> = of_it.map(|(_, alias)| alias.clone()).collect();
         aliases.sort();
+        let mut payload_schema = about["payload_schema"].as_object().cloned().unwrap_or_default();
+        // How many points are in an index is no part of it.
+        for field in payload_schema.values_mut().filter_map(Value::as_object_mut) {
+            field.retain(|what, _| what != "points");
+        }
         let document = CollectionDocument {
             name: name.to_owned(),
             version: version.to_owned(),
             config: about["config"].clone(),
-            payload_schema: about["payload_schema"].as_object().cloned().unwrap_or_default(),
+            payload_schema,
             shards: placed.iter().map(|placed| placed.shard.clone()).collect(),
             aliases,
         };
