@@ -415,6 +415,16 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_keeps_its_text() {
+        let said = |panic: fn()| {
+            let payload = std::panic::catch_unwind(panic).unwrap_err();
+            Error::panicked(&*payload).to_string()
+        };
+        assert_eq!(said(|| panic!("no {}", 1)), "a task panicked: no 1");
+        assert_eq!(said(|| std::panic::panic_any(7)), "a task panicked: no message");
+    }
+
+    #[test]
     fn a_hint_of_its_own_replaces_the_usual_one() {
         let full = || Error::new(Reason::NoSpace, "full").with("path", "/x");
         assert!(full().hint().starts_with("free some space"));

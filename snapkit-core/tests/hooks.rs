@@ -20,6 +20,8 @@ struct Noting {
     seen: Mutex<Vec<String>>,
     /// What goes wrong, and how.
     wrong: Mutex<Option<(Moment, Reason)>>,
+    /// What was told of the failure last.
+    told: Mutex<Option<String>>,
     /// When it is never done.
     hangs: Mutex<Option<Moment>>,
 }
@@ -31,6 +33,7 @@ impl Hooks for Noting {
         let verdict = occasion.verdict.map(|v| format!(" {v}")).unwrap_or_default();
         let failure = occasion.failure.as_ref().map(|(r, _)| format!(" {r}")).unwrap_or_default();
         self.seen.lock().unwrap().push(format!("{}{verdict}{failure}", moment.as_str()));
+        *self.told.lock().unwrap() = occasion.failure.as_ref().map(|(_, text)| text.clone());
         if *self.hangs.lock().unwrap() == Some(moment) {
             cx.run(std::future::pending()).await?;
         }
@@ -124,6 +127,7 @@ async fn what_is_cancelled_or_dropped_is_tidied_up() {
         lab.cx.sleep(Duration::from_millis(20)).await.unwrap();
     }
     assert_eq!(hooks.taken(), expected);
+    assert_eq!(hooks.told.lock().unwrap().as_deref(), Some("the run was given up"));
 }
 
 #[derive(Debug)]

@@ -78,7 +78,10 @@ async fn an_index_that_lies_is_not_believed() {
     assert!(!report.is_sound());
     let lost: Vec<_> = report.damage.iter().flat_map(|d| &d.lost).collect();
     assert!(lost.iter().all(|l| l.contains(second.id.as_str())), "{lost:?}");
-    assert!(lab.restore(&second).await.is_err());
+    let said = report.damage.iter().map(|d| d.what.as_str()).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!(said, @"");
+    let said = lab.restore(&second).await.unwrap_err().to_string();
+    insta::assert_snapshot!(said.split(" (").next().unwrap(), @"");
 }
 
 #[tokio::test(flavor = "multi_thread")]

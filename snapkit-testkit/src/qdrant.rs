@@ -1,5 +1,6 @@
 //! A Qdrant that is none: it answers as Qdrant 1.18.2 was seen to, refusals included, keeps what it is given, and goes wrong
-//! as it is told. What it was never seen to be asked it does not answer, and remembers ([`QdrantDouble::unknown`]).
+//! as it is told. What nobody was seen to be asked it does not answer, and remembers ([`QdrantDouble::unknown`]); settings that
+//! are changed (`PATCH /collections/NAME`) it takes as the server's documentation says.
 //!
 //! Its snapshots have the outer form of real ones, with the points in a file of its own.
 
@@ -64,6 +65,10 @@ struct State {
     keys: Option<(String, String)>,
     collections: BTreeMap<String, Collection>,
     aliases: BTreeMap<String, String>,
+    /// Snapshots of shards stay where they are when the collection goes, and belong to the next of that name.
+    attic: BTreeMap<(String, u32), BTreeMap<String, Vec<u8>>>,
+    /// How often it will still say that it is busy with its collections.
+    busy: u32,
     plan: Option<Plan>,
     unknown: Vec<String>,
     requests: Vec<String>,
@@ -192,7 +197,13 @@ impl QdrantDouble {
             let shards = collection.shards.values().flat_map(|shard| shard.files.keys());
             collection.files.keys().chain(shards).cloned().collect::<Vec<_>>()
         };
-        state.collections.values().flat_map(of).collect()
+        let gone = state.attic.values().flat_map(BTreeMap::keys).cloned();
+        state.collections.values().flat_map(of).chain(gone).collect()
+    }
+
+    /// From now on it says so many times that it is busy with a collection.
+    pub fn be_busy(&self, times: u32) {
+        self.state().busy = times;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -379,8 +390,21 @@ impl State {
             ("PUT", ["collections", name]) => self.create(name, &json()),
             ("DELETE", ["collections", name]) => {
                 self.aliases.retain(|_, to| to != name);
-                let is_gone = self.collections.remove(*name).is_some();
+                let gone = self.collections.remove(*name);
+                let is_gone = gone.is_some();
+                for (id, shard) in gone.into_iter().flat_map(|gone| gone.shards) {
+                    self.attic.insert(((*name).to_owned(), id), shard.files);
+                }
                 Answer::ok(Value::Bool(is_gone))
+            }
+            ("PATCH", ["collections", name]) if self.collections.contains_key(*name) => {
+                let change = json();
+                let config = &mut self.collections.entry((*name).to_owned()).or_default().config;
+                merge(&mut config["params"], change.get("params"));
+                if let Some(strict) = change.get("strict_mode_config") {
+                    config["strict_mode_config"] = strict.clone();
+                }
+                Answer::ok(Value::Bool(true))
             }
             ("POST", ["collections", name, "snapshots", "upload"]) => {
                 self.upload_collection(name, request)
@@ -446,6 +470,7 @@ impl State {
             "quantization_config",
             "strict_mode_config",
             "metadata",
+            "payload",
         ];
         let Some(fields) = body.as_object() else {
             return Answer::error(400, "Format error in JSON body");
@@ -485,7 +510,8 @@ impl State {
             let nodes = self.nodes;
             let replicas = set("replication_factor", json!(1)).as_u64().unwrap_or(1);
             for id in 0..count {
-                let shard = Shard { nodes: homes(id, replicas, nodes), ..Shard::default() };
+                let files = self.attic.remove(&(name.to_owned(), id)).unwrap_or_default();
+                let shard = Shard { nodes: homes(id, replicas, nodes), files, ..Shard::default() };
                 collection.shards.insert(id, shard);
             }
         }
@@ -509,6 +535,10 @@ impl State {
         let number = self.made;
         let is_awaited = request.query.get("wait").is_some_and(|wait| wait == "true");
         let written = if is_awaited { "completed" } else { "acknowledged" };
+        let status = if self.busy > 0 { "yellow" } else { "green" };
+        if (method, path) == ("GET", &[]) {
+            self.busy = self.busy.saturating_sub(1);
+        }
         let collection = self.collections.get_mut(name)?;
         Some(match (method, path) {
             ("GET", []) => {
@@ -526,7 +556,7 @@ impl State {
                     })
                     .collect();
                 Answer::ok(json!({
-                    "status": "green", "optimizer_status": "ok", "indexed_vectors_count": 0, "points_count": points, "segments_count": 2,
+                    "status": status, "optimizer_status": "ok", "indexed_vectors_count": 0, "points_count": points, "segments_count": 2,
                     "config": collection.config, "payload_schema": schema, "update_queue": { "length": 0 },
                 }))
             }

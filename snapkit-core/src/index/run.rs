@@ -178,13 +178,10 @@ impl Run {
             Ok(bytes)
         };
         let covers = read(HEAD_LEN as u64, counts.covers as usize * 32)?;
-        let covers = covers
-            .chunks_exact(32)
-            .map(|c| c.try_into().map(SegmentId).map_err(|_| broken(&path, "a name is cut off")))
-            .collect::<Result<_>>()?;
+        let covers = covers.as_chunks().0.iter().copied().map(SegmentId).collect();
         let fanout = read(counts.fanout_at(), counts.fanout_len() * 4)?;
         let fanout: Vec<u32> =
-            fanout.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+            fanout.as_chunks().0.iter().copied().map(u32::from_le_bytes).collect();
         if !fanout.is_sorted() || fanout.last() != Some(&counts.entries) {
             return Err(broken(&path, "its fan-out is wrong"));
         }
@@ -631,5 +628,29 @@ mod tests {
         ");
         assert!(Run::open_all(dir.path()).unwrap().is_empty());
         assert!(!path.exists());
+        // With a checksum that is right.
+        let put = |counts: Counts, fanout: [u32; 2]| {
+            let mut rest = vec![1; 16];
+            for n in [counts.covers, counts.packs, counts.frames, counts.entries] {
+                rest.extend(n.to_le_bytes());
+            }
+            rest.resize(HEAD_LEN - 40, 0);
+            rest.extend(fanout.map(u32::to_le_bytes).concat());
+            rest.resize(usize::try_from(counts.end()).unwrap() - 40, 0);
+            let sum = *blake3::hash(&rest).as_bytes();
+            std::fs::write(&path, [&MAGIC[..], &sum, &rest].concat()).unwrap();
+        };
+        let mut said = Vec::new();
+        put(counts, [0, 7]);
+        said.push(Run::open(&path).map(drop).unwrap_err());
+        put(Counts { entries: 1, ..counts }, [0, 1]);
+        let run = Run::open(&path).unwrap();
+        let summer = RowSummer::new(&crate::context::Context::system()).unwrap();
+        said.push(run.sum_rows(&summer, &mut HashMap::new()).unwrap_err());
+        let said = said.iter().map(Error::chain).collect::<Vec<_>>().join("\n");
+        insta::assert_snapshot!(said.replace(dir.path().to_str().unwrap(), "DIR"), @"
+        a file of the local index cache is damaged: its fan-out is wrong (path=DIR/x.run)
+        a file of the local index cache is damaged: a row leads nowhere (path=DIR/x.run)
+        ");
     }
 }

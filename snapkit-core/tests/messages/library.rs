@@ -430,3 +430,17 @@ async fn of_a_repository_that_cannot_be_read() {
     // It adds all the same.
     lab.create().await.unwrap();
 }
+
+/// Between listing and reading, somebody forgets.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_snapshot_that_goes_meanwhile() {
+    let source = ScriptedSource::new("app").with(ScriptedArtifact::bytes("data", "x"));
+    let lab = Lab::new([source]).await;
+    lab.create().await.unwrap();
+    let repository = lab.open().await.unwrap();
+    let ledger = repository.ledger(&lab.cx).await.unwrap();
+    let head = &ledger.snapshots[0];
+    repository.manifest().forget(&lab.cx, &head.id, "it was too old").await.unwrap();
+    let said = line(repository.snapshot(&lab.cx, head).await);
+    assert_snapshot!(said.replace(head.id.as_str(), "ID"), @"");
+}

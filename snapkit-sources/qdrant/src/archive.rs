@@ -209,7 +209,7 @@ impl Tar {
     fn take_in(&mut self, mut bytes: &[u8], event: &mut dyn FnMut(Event<'_>)) {
         while !bytes.is_empty() && self.wrong.is_none() && !self.is_over() {
             let taken = |len: u64| usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
-            if self.content > 0 {
+            if self.content > 0 && !self.sparse {
                 let (part, rest) = bytes.split_at(taken(self.content));
                 self.content -= part.len() as u64;
                 match &mut self.naming {
@@ -218,7 +218,7 @@ impl Tar {
                 }
                 bytes = rest;
                 self.end_of_content(event);
-            } else if self.padding > 0 {
+            } else if self.padding > 0 && !self.sparse {
                 let (part, rest) = bytes.split_at(taken(self.padding));
                 self.padding -= part.len() as u64;
                 bytes = rest;
@@ -248,6 +248,9 @@ impl Tar {
     fn read_header(&mut self, header: &[u8], event: &mut dyn FnMut(Event<'_>)) {
         if self.sparse {
             self.sparse = header[504] != 0;
+            if !self.sparse && self.content == 0 {
+                event(Event::End);
+            }
             return;
         }
         if header.iter().all(|byte| *byte == 0) {
@@ -294,7 +297,7 @@ impl Tar {
             if is_posix && !prefix.is_empty() { format!("{prefix}/{name}") } else { name }
         });
         event(Event::Entry(name));
-        if size == 0 {
+        if size == 0 && !self.sparse {
             event(Event::End);
         }
     }
@@ -445,6 +448,39 @@ mod tests {
         }
         stored.extend([0; 2 * BLOCK]);
         stored
+    }
+
+    /// The places of the parts of a sparse file stand before its content, however many blocks they take.
+    #[test]
+    fn files_with_many_holes() {
+        let entry = |name: &str, kind: u8, size: usize, rest: &[u8]| {
+            let mut header = vec![0; BLOCK];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+            header[156] = kind;
+            header[482] = u8::from(kind == b'S');
+            sign(&mut header);
+            header.extend(rest);
+            header
+        };
+        for size in [0, 1, 2 * BLOCK] {
+            let mut extended = [[1; BLOCK], [2; BLOCK], [0; BLOCK]].concat();
+            extended.resize(3 * BLOCK + size.next_multiple_of(BLOCK), 9);
+            let mut archive = entry("segments/a/files/page_0.dat", b'S', size, &extended);
+            for name in ["segments/a/files/segment.json", "segments/a/files/version.info"] {
+                archive.extend(entry(name, b'0', 0, &[]));
+            }
+            for name in ["replica_state.json", "shard_config.json"] {
+                archive.extend(entry(name, b'0', 2, &[b'x'; BLOCK]));
+            }
+            archive.extend([0; 2 * BLOCK]);
+            for step in [1, 700, archive.len()] {
+                assert_eq!(examined(&archive, step), None, "{size} {step}");
+            }
+            for len in (0..archive.len()).step_by(BLOCK) {
+                assert!(examined(&archive[..len], 4096).is_some(), "{size} {len}");
+            }
+        }
     }
 
     #[test]

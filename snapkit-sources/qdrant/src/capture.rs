@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,13 +22,19 @@ use snapkit_core::{Error, Reason, Result};
 use crate::archive::{Archive, Examiner};
 use crate::config::{Method, QdrantConfig};
 use crate::document::{CollectionDocument, Part, Shard};
-use crate::look::{Nodes, Placed};
+use crate::look::{Activity, Nodes, Placed};
 use crate::points;
 use crate::server::{Server, SnapshotFile};
 
 /// What a document is, and what a snapshot of a shard is.
 const DOCUMENT: &str = "application/json";
 pub(crate) const SNAPSHOT: &str = "application/vnd.qdrant.snapshot";
+
+/// How long a capture waits for a server that is busy with a collection.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// How often it looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A request whose answer is awaited, whoever still waits for it.
 type Asked = Pin<Box<dyn Future<Output = Result<SnapshotFile>> + Send>>;
@@ -54,6 +61,7 @@ struct Collection {
     document: CollectionDocument,
     /// What its shards consisted of before, where the server says that.
     before: Option<Vec<Value>>,
+    activity: Activity,
     placed: Vec<Placed>,
 }
 
@@ -91,6 +99,7 @@ impl QdrantCapture {
             // The name of an artifact has an end.
             Part::Shard(name, u32::MAX).artifact()?;
         }
+        settle(cx, &nodes, &names).await?;
         Ok(Self {
             room: Room::new(config.scratch.unwrap_or(u64::MAX)),
             config,
@@ -110,10 +119,10 @@ impl QdrantCapture {
         let aliases = first.aliases(cx).await?;
         let mut collections = Vec::new();
         for name in self.nodes.collections(cx, &self.config).await? {
-            let (document, placed) =
+            let (document, placed, activity) =
                 self.nodes.collection(cx, &name, &self.version, &aliases).await?;
             let before = manifests(cx, &name, &placed).await;
-            collections.push(Collection { document, before, placed });
+            collections.push(Collection { document, before, activity, placed });
         }
         Ok(collections)
     }
@@ -178,6 +187,19 @@ impl QdrantCapture {
         }
         result
     }
+}
+
+/// Wait a while until the server is done with what it does with collections.
+async fn settle(cx: &Context, nodes: &Nodes, names: &[String]) -> Result<()> {
+    let limit = cx.within(SETTLE);
+    for name in names {
+        while !nodes.activity(cx, name).await?.is_settled() {
+            if limit.sleep(LOOK_AGAIN).await.is_err() {
+                return cx.check();
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the shards of a collection consist of, if their nodes say that of all.
@@ -265,19 +287,30 @@ impl Capture for QdrantCapture {
         let mut facts = Facts::new();
         facts.observe("server.version", self.version.clone());
         let most = self.config.digest_points;
-        for Collection { document, before, placed } in &self.collections {
+        for Collection { document, before, activity, placed } in &self.collections {
             let first = self.nodes.first()?;
-            let points = points::read(cx, first, &document.name, most).await;
-            // What its files were before it was captured they are after it was counted: nothing was written meanwhile.
-            let after = manifests(cx, &document.name, placed).await;
-            let quiet = before.is_some() && *before == after;
+            let name = &document.name;
+            let points = points::read(cx, first, name, most, document.limits()).await;
+            // What its files were before it was captured they are after it was counted: nothing was written meanwhile, and
+            // nothing is remembered beside them.
+            let after = manifests(cx, name, placed).await;
+            let is_settled = activity.is_settled()
+                && self.nodes.activity(cx, name).await.is_ok_and(|now| now.is_settled());
+            let quiet = is_settled && before.is_some() && *before == after;
+            if !activity.is_settled() {
+                let told = format!(
+                    "{} when it was captured: points that had just been deleted may come back",
+                    activity.status
+                );
+                facts.observe(format!("{name}.status"), told);
+            }
             let standing = if quiet { Standing::Pinned } else { Standing::Observed };
             let points = points.map(|points| (points, standing));
             let told = points.as_ref().ok().map(|(points, standing)| (points, *standing));
             points::tell(&mut facts, document, Standing::Pinned, told);
             if let Err(e) = points {
                 cx.check()?;
-                facts.unknown(format!("{}.points", document.name), e.chain());
+                facts.unknown(format!("{name}.points"), e.chain());
             }
         }
         self.release(cx).await?;
@@ -321,14 +354,14 @@ pub(crate) async fn facts(cx: &Context, config: &QdrantConfig) -> Result<Facts> 
     facts.observe("server.version", version.clone());
     let aliases = first.aliases(cx).await?;
     for name in nodes.collections(cx, config).await? {
-        let (document, _) = nodes.collection(cx, &name, &version, &aliases).await?;
-        let points = points::read(cx, first, &name, config.digest_points).await?;
-        points::tell(
-            &mut facts,
-            &document,
-            Standing::Observed,
-            Some((&points, Standing::Observed)),
-        );
+        let (document, ..) = nodes.collection(cx, &name, &version, &aliases).await?;
+        let points = points::read(cx, first, &name, config.digest_points, document.limits()).await;
+        let told = points.as_ref().ok().map(|points| (points, Standing::Observed));
+        points::tell(&mut facts, &document, Standing::Observed, told);
+        if let Err(e) = points {
+            cx.check()?;
+            facts.unknown(format!("{name}.points"), e.chain());
+        }
     }
     Ok(facts)
 }

@@ -2,7 +2,7 @@
 //! of a shard, and aliases are in no snapshot of a collection either.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use snapkit_core::artifact::ArtifactName;
 use snapkit_core::{Error, Reason, Result};
 
@@ -39,6 +39,15 @@ pub(crate) struct CollectionDocument {
     /// Sorted.
     #[serde(default)]
     pub(crate) aliases: Vec<String>,
+}
+
+/// How much may be asked for at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Points.
+    pub(crate) page: Option<u64>,
+    /// How long the server may work on it.
+    pub(crate) seconds: Option<u64>,
 }
 
 /// Which artifact a name stands for.
@@ -89,6 +98,7 @@ impl CollectionDocument {
             "replication_factor",
             "write_consistency_factor",
             "on_disk_payload",
+            "payload",
         ];
         for name in top {
             if let Some(value) = params.and_then(|params| params.get(name)) {
@@ -100,8 +110,6 @@ impl CollectionDocument {
             ("optimizer_config", "optimizers_config"),
             ("wal_config", "wal_config"),
             ("quantization_config", "quantization_config"),
-            ("strict_mode_config", "strict_mode_config"),
-            ("metadata", "metadata"),
         ] {
             if let Some(value) = self.config.get(theirs) {
                 settings.insert(ours.to_owned(), value.clone());
@@ -109,7 +117,36 @@ impl CollectionDocument {
         }
         let mut settings = Value::Object(settings);
         without_nulls(&mut settings);
+        // What is in there is the users', nothings included.
+        if let Some(metadata) = self.config.get("metadata").filter(|value| !value.is_null()) {
+            settings["metadata"] = metadata.clone();
+        }
         settings
+    }
+
+    /// What the server has to be told when everything is there: what it takes of an existing collection only, and limits that
+    /// would be in the way before. `None` if that is nothing.
+    pub(crate) fn tuning(&self) -> Option<Value> {
+        let mut params = Map::new();
+        for name in ["read_fan_out_factor", "read_fan_out_delay_ms"] {
+            if let Some(value) = self.config["params"].get(name) {
+                params.insert(name.to_owned(), value.clone());
+            }
+        }
+        let mut tuning =
+            json!({ "params": params, "strict_mode_config": self.config["strict_mode_config"] });
+        without_nulls(&mut tuning);
+        if let Some(tuning) = tuning.as_object_mut() {
+            tuning.retain(|_, value| value.as_object().is_some_and(|value| !value.is_empty()));
+        }
+        tuning.as_object().is_some_and(|tuning| !tuning.is_empty()).then_some(tuning)
+    }
+
+    /// How much may be asked for at once where the collection has limits.
+    pub(crate) fn limits(&self) -> Limits {
+        let strict = &self.config["strict_mode_config"];
+        let of = |name: &str| strict[name].as_u64().filter(|_| strict["enabled"] == true);
+        Limits { page: of("max_query_limit"), seconds: of("max_timeout") }
     }
 
     /// The fields that have an index, and what kind of one.
@@ -138,17 +175,15 @@ impl CollectionDocument {
         keys
     }
 
-    /// Whether the points of a collection of one version can be taken by a server of another: the same minor one, not older,
-    /// or the next one.
+    /// Whether the points of a collection of one version can be taken by a server of another: the same minor one, or the next.
     pub(crate) fn check_version(&self, target: &str) -> Result<()> {
-        let numbers = |version: &str| -> Option<(u32, u32, u32)> {
+        let numbers = |version: &str| -> Option<(u32, u32)> {
             let mut parts = version.split(['.', '-']).map(|part| part.parse().ok());
-            Some((parts.next()??, parts.next()??, parts.next()??))
+            Some((parts.next()??, parts.next()??))
         };
         let (from, to) = (numbers(&self.version), numbers(target));
         let Some((from, to)) = from.zip(to) else { return Ok(()) };
-        let is_near = to.0 == from.0 && (to.1 == from.1 || to.1 == from.1 + 1);
-        if is_near && to >= from {
+        if to.0 == from.0 && (to.1 == from.1 || to.1 == from.1 + 1) {
             return Ok(());
         }
         let what = "the server cannot take snapshots of such a version";
@@ -159,10 +194,9 @@ impl CollectionDocument {
     }
 }
 
-/// That a name is one that a server allows: it becomes a part of addresses, and the name of a directory.
+/// That a name can be a part of an address, and the name of a directory. Old servers have allowed all others.
 pub(crate) fn check_name(name: &str) -> Result<()> {
-    let is_odd = |c: char| c.is_control() || "<>:\"/\\|?*".contains(c);
-    if name.is_empty() || name.chars().all(|c| c == '.') || name.contains(is_odd) {
+    if name.chars().all(|c| c == '.') || name.contains(['/', '\0']) {
         let what = "no collection can be called so";
         return Err(Error::new(Reason::Unsupported, what).with("collection", format!("{name:?}")));
     }
@@ -193,6 +227,8 @@ mod tests {
                 "hnsw_config": { "m": 16 },
                 "optimizer_config": { "flush_interval_sec": 5, "max_segment_size": null },
                 "quantization_config": null,
+                "strict_mode_config": { "enabled": true, "max_query_limit": 50, "max_timeout": null },
+                "metadata": { "owner": null },
             },
             "payload_schema": {
                 "city": { "data_type": "keyword", "points": 200 },
@@ -206,8 +242,12 @@ mod tests {
     fn settings_are_what_a_server_takes() {
         let document = recorded();
         insta::assert_snapshot!(document.settings().to_string(), @r#"
-        {"hnsw_config":{"m":16},"on_disk_payload":true,"optimizers_config":{"flush_interval_sec":5},"shard_number":1,"sharding_method":"custom","vectors":{"distance":"Cosine","size":8}}
+        {"hnsw_config":{"m":16},"metadata":{"owner":null},"on_disk_payload":true,"optimizers_config":{"flush_interval_sec":5},"shard_number":1,"sharding_method":"custom","vectors":{"distance":"Cosine","size":8}}
         "#);
+        insta::assert_snapshot!(document.tuning().unwrap().to_string(), @r#"
+        {"params":{"read_fan_out_factor":2},"strict_mode_config":{"enabled":true,"max_query_limit":50}}
+        "#);
+        assert_eq!((document.limits().page, document.limits().seconds), (Some(50), None));
         insta::assert_snapshot!(document.schema(), @r#"
         city "keyword"; text {"tokenizer":"word","type":"text"}
         "#);
@@ -231,10 +271,10 @@ mod tests {
 
     #[test]
     fn names_of_collections() {
-        for name in ["docs", "a.b", "..a", "Bücher & more;"] {
+        for name in ["docs", "a.b", "..a", "Bücher & more;", "a?", "a\nb"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["", ".", "..", "a/b", "a\nb", "a?", "..\\a"] {
+        for name in ["", ".", "..", "...", "a/b", "../a", "a\0"] {
             assert!(check_name(name).is_err(), "{name}");
         }
         let text = r#"{ "name": "..", "version": "1.18.2", "config": {}, "shards": [] }"#;
@@ -246,7 +286,7 @@ mod tests {
         let document = recorded();
         for (target, takes) in [
             ("1.18.2", true),
-            ("1.18.1", false),
+            ("1.18.1", true),
             ("1.19.0", true),
             ("1.20.0", false),
             ("1.17.9", false),

@@ -48,14 +48,14 @@ impl Nodes {
         Ok(names)
     }
 
-    /// A collection without its points, and for each of its shards a node that has all of it.
+    /// A collection without its points, for each of its shards a node that has all of it, and what the server is doing with it.
     pub(crate) async fn collection(
         &self,
         cx: &Context,
         name: &str,
         version: &str,
         aliases: &[(String, String)],
-    ) -> Result<(CollectionDocument, Vec<Placed>)> {
+    ) -> Result<(CollectionDocument, Vec<Placed>, Activity)> {
         let about = self.first()?.collection(cx, name).await?;
         let placed = self.place(cx, name).await.map_err(|e| e.with("collection", name))?;
         let of_it = aliases.iter().filter(|(collection, _)| collection == name);
@@ -74,7 +74,12 @@ impl Nodes {
             shards: placed.iter().map(|placed| placed.shard.clone()).collect(),
             aliases,
         };
-        Ok((document, placed))
+        Ok((document, placed, Activity::of(&about)))
+    }
+
+    /// What the server is doing with a collection.
+    pub(crate) async fn activity(&self, cx: &Context, name: &str) -> Result<Activity> {
+        Ok(Activity::of(&self.first()?.collection(cx, name).await?))
     }
 
     /// For each shard of a collection a node that has all of it, in the order of their numbers.
@@ -83,6 +88,12 @@ impl Nodes {
         let mut placed: BTreeMap<u32, Placed> = BTreeMap::new();
         for node in &self.nodes {
             let placement = node.placement(cx, name).await?;
+            if !placement.resharding_operations.is_empty() {
+                let what = "points of the collection are on their way from one shard to another";
+                return Err(Error::new(Reason::Unavailable, what).with("url", &node.url).with_hint(
+                    "wait until the cluster is done with it: GET /collections/NAME/cluster says when",
+                ));
+            }
             let all = placement.local_shards.iter().chain(&placement.remote_shards);
             known.extend(all.map(|shard| shard.shard_id));
             for ShardInfo { shard_id, shard_key, .. } in
@@ -105,6 +116,35 @@ impl Nodes {
     pub(crate) async fn behind(&self, cx: &Context, name: &str) -> Result<usize> {
         let placement = self.first()?.placement(cx, name).await?;
         let all = placement.local_shards.iter().chain(&placement.remote_shards);
-        Ok(all.filter(|shard| !shard.is_active()).count())
+        Ok(all.filter(|shard| !shard.is_active() && !shard.is_listener()).count())
+    }
+
+    /// Whether a node that is asked may ask another one.
+    pub(crate) async fn is_spread(&self, cx: &Context, name: &str) -> Result<bool> {
+        Ok(!self.first()?.placement(cx, name).await?.remote_shards.is_empty())
+    }
+}
+
+/// What a server is doing with a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// `green`, `yellow` while it puts segments together, `grey` if it has not begun to, or `red`.
+    pub(crate) status: String,
+    /// Writes that it has taken and not done, and points that it does not show yet.
+    waiting: u64,
+}
+
+impl Activity {
+    fn of(about: &Value) -> Self {
+        let queue = &about["update_queue"];
+        let of = |name: &str| queue[name].as_u64().unwrap_or(0);
+        let status = about["status"].as_str().unwrap_or_default().to_owned();
+        Self { status, waiting: of("length").saturating_add(of("deferred_points")) }
+    }
+
+    /// Whether a snapshot of a shard has everything. While segments are put together, what is deleted from them is remembered
+    /// beside them, where no snapshot looks.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.waiting == 0 && (self.status == "green" || self.status == "grey")
     }
 }

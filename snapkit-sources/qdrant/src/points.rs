@@ -5,11 +5,11 @@ use snapkit_core::Result;
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Facts, Standing};
 
-use crate::document::CollectionDocument;
+use crate::document::{CollectionDocument, Limits};
 use crate::server::Server;
 
 /// How many points are read at once.
-const PAGE: usize = 256;
+const PAGE: u64 = 256;
 
 /// What a digest begins with.
 const DOMAIN: &str = "snapkit qdrant points";
@@ -23,17 +23,42 @@ pub(crate) struct Points {
 }
 
 /// Count and read the points of a collection, at most so many.
-pub(crate) async fn read(cx: &Context, server: &Server, name: &str, most: u64) -> Result<Points> {
-    let count = server.count(cx, name).await?;
+pub(crate) async fn read(
+    cx: &Context,
+    server: &Server,
+    name: &str,
+    most: u64,
+    limits: Limits,
+) -> Result<Points> {
+    let count = server.count(cx, name, limits).await?;
     if count > most {
         let why = format!("there are more than {most} points (`digest_points`)");
         return Ok(Points { count, digest: Err(why) });
     }
+    let digest = match digest(cx, server, name, count, limits).await {
+        Ok(digest) => digest,
+        Err(e) => {
+            cx.check()?;
+            Err(e.chain())
+        }
+    };
+    Ok(Points { count, digest })
+}
+
+/// A digest of all points, if they are that many; or why there is none.
+async fn digest(
+    cx: &Context,
+    server: &Server,
+    name: &str,
+    count: u64,
+    limits: Limits,
+) -> Result<Result<String, String>> {
     let mut hasher = blake3::Hasher::new_derive_key(DOMAIN);
+    let page = limits.page.map_or(PAGE, |most| most.clamp(1, PAGE));
     let (mut offset, mut seen): (Option<Value>, u64) = (None, 0);
     loop {
         cx.check()?;
-        let page = server.scroll(cx, name, PAGE, offset.as_ref()).await?;
+        let page = server.scroll(cx, name, page, offset.as_ref()).await?;
         for point in &page.points {
             seen += 1;
             // Keys of objects are sorted here; how a number is written is the server's doing, both times.
@@ -45,15 +70,14 @@ pub(crate) async fn read(cx: &Context, server: &Server, name: &str, most: u64) -
         }
         match page.next_page_offset.filter(|next| !next.is_null() && Some(next) != offset.as_ref())
         {
-            Some(next) if seen <= most => offset = Some(next),
+            Some(next) if seen <= count && !page.points.is_empty() => offset = Some(next),
             _ => break,
         }
     }
-    let digest = match seen == count {
+    Ok(match seen == count {
         true => Ok(hasher.finalize().to_hex().to_string()),
         false => Err("points came or went while they were read".to_owned()),
-    };
-    Ok(Points { count, digest })
+    })
 }
 
 /// The facts of a collection: what it is, which is known exactly, and what is in it.
@@ -68,7 +92,8 @@ pub(crate) fn tell(
         let fact = snapkit_core::facts::Fact { standing, value: value.into() };
         facts.0.insert(format!("{name}.{what}"), fact);
     };
-    put("config", blake3::hash(document.settings().to_string().as_bytes()).to_hex().to_string());
+    let settings = format!("{} {}", document.settings(), document.tuning().unwrap_or_default());
+    put("config", blake3::hash(settings.as_bytes()).to_hex().to_string());
     put("indexes", document.schema());
     put("aliases", document.aliases.join(", "));
     let Some((points, standing)) = points else { return };

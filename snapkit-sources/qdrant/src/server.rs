@@ -15,6 +15,7 @@ use snapkit_core::{Error, Reason, Result};
 
 use crate::archive::Archive;
 use crate::config::QdrantConfig;
+use crate::document::Limits;
 
 /// The longest answer, in bytes: some hundred points with long vectors and payloads.
 const MAX_ANSWER: usize = 64 << 20;
@@ -53,6 +54,11 @@ impl ShardInfo {
     pub(crate) fn is_active(&self) -> bool {
         self.state == "Active"
     }
+
+    /// Whether it only hears what is written, and is never asked.
+    pub(crate) fn is_listener(&self) -> bool {
+        self.state == "Listener"
+    }
 }
 
 /// Where the shards of a collection are.
@@ -62,6 +68,9 @@ pub(crate) struct Placement {
     pub(crate) local_shards: Vec<ShardInfo>,
     #[serde(default)]
     pub(crate) remote_shards: Vec<ShardInfo>,
+    /// Points that are on their way from one shard to another.
+    #[serde(default)]
+    pub(crate) resharding_operations: Vec<Value>,
 }
 
 /// A snapshot that lies on a node.
@@ -170,10 +179,15 @@ impl Server {
     }
 
     /// How many points there are, exactly.
-    pub(crate) async fn count(&self, cx: &Context, name: &str) -> Result<u64> {
+    pub(crate) async fn count(&self, cx: &Context, name: &str, limits: Limits) -> Result<u64> {
         let path = ["collections", name, "points", "count"];
-        let count: Count = self.post(cx, &path, &json!({ "exact": true })).await?;
-        Ok(count.count)
+        // Its own patience is a minute, which is not enough for many points.
+        let longest = self.config.snapshot_timeout.as_secs().max(1);
+        let seconds = limits.seconds.map_or(longest, |seconds| seconds.min(longest));
+        let request = self.request(Method::POST, &path)?.query(&[("timeout", seconds)]);
+        let request = with_json(request, &json!({ "exact": true }));
+        let patience = self.config.timeout.max(Duration::from_secs(seconds));
+        Ok(self.answer::<Count>(cx, request, patience).await?.count)
     }
 
     /// Points with everything that they have, in the order of their ids.
@@ -181,7 +195,7 @@ impl Server {
         &self,
         cx: &Context,
         name: &str,
-        limit: usize,
+        limit: u64,
         offset: Option<&Value>,
     ) -> Result<Page> {
         let mut question = json!({ "limit": limit, "with_payload": true, "with_vector": true });
@@ -269,13 +283,13 @@ impl Server {
     ) -> Result<ByteStream> {
         let number = shard.to_string();
         let path = ["collections", name, "shards", &number, "snapshots", &file.name];
-        let body = self.stream(cx, &path).await?;
+        let body = self.stream(cx, &path, self.config.timeout).await?;
         let (cx, this, file) = (cx.clone(), self.clone(), file.clone());
         let begun = (body, Sha256::new(), 0_u64);
         Ok(Box::pin(futures_util::stream::try_unfold(begun, move |(mut body, mut hasher, len)| {
             let (cx, this, file) = (cx.clone(), this.clone(), file.clone());
             async move {
-                if let Some(piece) = this.next(&cx, &mut body).await? {
+                if let Some(piece) = this.next(&cx, &mut body, this.config.timeout).await? {
                     hasher.update(&piece);
                     let len = len + piece.len() as u64;
                     return Ok(Some((piece, (body, hasher, len))));
@@ -303,21 +317,35 @@ impl Server {
         shard: u32,
     ) -> Result<ByteStream> {
         let path = ["collections", name, "shards", &shard.to_string(), "snapshot"];
-        let body = self.stream(cx, &path).await?;
+        // It does what it has still to do before it sends the first piece.
+        let patience = self.config.snapshot_timeout;
+        let body = self.stream(cx, &path, patience).await?;
         let (cx, this) = (cx.clone(), self.clone());
-        Ok(Box::pin(futures_util::stream::try_unfold(body, move |mut body| {
-            let (cx, this) = (cx.clone(), this.clone());
-            async move { Ok(this.next(&cx, &mut body).await?.map(|piece| (piece, body))) }
-        })))
+        Ok(Box::pin(futures_util::stream::try_unfold(
+            (body, patience),
+            move |(mut body, patience)| {
+                let (cx, this) = (cx.clone(), this.clone());
+                async move {
+                    let piece = this.next(&cx, &mut body, patience).await?;
+                    Ok(piece.map(|piece| (piece, (body, this.config.timeout))))
+                }
+            },
+        )))
     }
 
     pub(crate) async fn create(&self, cx: &Context, name: &str, settings: &Value) -> Result<()> {
         self.put(cx, &["collections", name], settings).await
     }
 
+    /// Change settings of a collection that is there.
+    pub(crate) async fn tune(&self, cx: &Context, name: &str, settings: &Value) -> Result<()> {
+        let request = self.request(Method::PATCH, &["collections", name])?;
+        self.agreed(cx, with_json(request, settings)).await
+    }
+
     pub(crate) async fn delete(&self, cx: &Context, name: &str) -> Result<()> {
         let request = self.request(Method::DELETE, &["collections", name])?;
-        self.answer::<Value>(cx, request, self.config.snapshot_timeout).await.map(drop)
+        self.agreed(cx, request).await
     }
 
     /// Make the shards for a key.
@@ -350,7 +378,8 @@ impl Server {
         let actions = json!({ "actions": [
             { "create_alias": { "collection_name": name, "alias_name": alias } },
         ] });
-        self.post::<Value>(cx, &["collections", "aliases"], &actions).await.map(drop)
+        let request = self.request(Method::POST, &["collections", "aliases"])?;
+        self.agreed(cx, with_json(request, &actions)).await
     }
 
     /// Give a shard this content in the place of its own. The server compares the SHA-256 before it changes anything.
@@ -399,7 +428,14 @@ impl Server {
     }
 
     async fn put(&self, cx: &Context, path: &[&str], what: &Value) -> Result<()> {
-        let request = with_json(self.request(Method::PUT, path)?, what);
+        self.agreed(cx, with_json(self.request(Method::PUT, path)?, what)).await
+    }
+
+    /// What all nodes have to agree on. Unless told, a server waits no longer than ten seconds for that, and says that it has
+    /// failed though it goes on.
+    async fn agreed(&self, cx: &Context, request: reqwest::RequestBuilder) -> Result<()> {
+        let seconds = self.config.timeout.as_secs().max(1);
+        let request = request.query(&[("timeout", seconds)]);
         self.answer::<Value>(cx, request, self.config.snapshot_timeout).await.map(drop)
     }
 
@@ -464,9 +500,8 @@ impl Server {
     }
 
     /// A body that is not looked at here.
-    async fn stream(&self, cx: &Context, path: &[&str]) -> Result<Response> {
+    async fn stream(&self, cx: &Context, path: &[&str], patience: Duration) -> Result<Response> {
         let request = self.request(Method::GET, path)?;
-        let patience = self.config.timeout;
         let asked = async {
             let answer = request.send().await.map_err(|e| self.failed(e))?;
             if answer.status().is_success() {
@@ -478,8 +513,12 @@ impl Server {
         cx.within(patience).run(asked).await.map_err(|e| self.late(cx, patience, e))
     }
 
-    async fn next(&self, cx: &Context, body: &mut Response) -> Result<Option<Bytes>> {
-        let patience = self.config.timeout;
+    async fn next(
+        &self,
+        cx: &Context,
+        body: &mut Response,
+        patience: Duration,
+    ) -> Result<Option<Bytes>> {
         let next = async { body.chunk().await.map_err(|e| self.failed(e)) };
         cx.within(patience).run(next).await.map_err(|e| self.late(cx, patience, e))
     }

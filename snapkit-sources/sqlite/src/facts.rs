@@ -146,7 +146,55 @@ fn fact_name(table: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use snapkit_core::context::Context;
+
     use super::*;
+    use crate::client::{Access, Client, work};
+
+    /// What cannot be counted is not known, and says why; nothing else is lost by that.
+    #[tokio::test]
+    async fn rows_that_cannot_be_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute_batch(
+            "CREATE TABLE whole (x); INSERT INTO whole VALUES (1); CREATE TABLE torn (x);
+             WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i WHERE x < 500)
+             INSERT INTO torn SELECT randomblob(100) FROM i",
+        )
+        .unwrap();
+        let size: u32 = db.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+        drop(db);
+        // A page of the second table becomes one of no kind.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 8], u64::from(6 * size)).unwrap();
+        let cx = Context::system();
+        let told = async |budget: Option<Duration>| {
+            let path = path.clone();
+            let gathered = work(&cx, move |job| {
+                let live = Client::open(&path, Access::Source, Duration::ZERO, job)?;
+                gather(&Arc::new(Pin::take(live, job)?), job, Standing::Pinned, budget)
+            });
+            let (facts, damage) = gathered.await.unwrap();
+            let of = |name: &&String| name.starts_with("rows.") || *name == "pages";
+            let facts = facts.0.iter().filter(|(name, _)| of(name));
+            let lines =
+                facts.map(|(name, fact)| format!("{name}: {:?} {:?}\n", fact.standing, fact.value));
+            let damage = damage.map(|e| e.chain().replace(dir.path().to_str().unwrap(), "DIR"));
+            lines.collect::<String>() + &format!("{damage:?}\n")
+        };
+        let all = told(None).await + &told(Some(Duration::ZERO)).await;
+        insta::assert_snapshot!(all, @r#"
+        pages: Unknown Text("the content was not read to its end")
+        rows.torn: Unknown Text("rows cannot be counted: database disk image is malformed")
+        rows.whole: Pinned Number(1)
+        Some("cannot count rows: the database is damaged (path=DIR/app.db): database disk image is malformed: Error code 11: database disk image is malformed")
+        pages: Unknown Text("the content was not read to its end")
+        rows.torn: Unknown Text("counting took too long")
+        rows.whole: Unknown Text("counting took too long")
+        None
+        "#);
+    }
 
     #[test]
     fn names_of_facts_are_printable_and_short() {

@@ -16,9 +16,9 @@ use snapkit_core::{Error, Reason, Result};
 use super::{Taken, expected};
 use crate::archive::Archive;
 use crate::config::QdrantConfig;
-use crate::document::{CollectionDocument, Part};
+use crate::document::{CollectionDocument, Limits, Part};
 use crate::look::{Nodes, Placed};
-use crate::points;
+use crate::points::{self, Points};
 
 /// How long a server may take until all shards that it was given are active.
 const READY: Duration = Duration::from_secs(60);
@@ -43,6 +43,14 @@ pub(super) struct Live {
     pub(super) read_back: bool,
 }
 
+/// What was done to the target.
+#[derive(Default)]
+struct Progress {
+    done: Vec<Done>,
+    /// Aliases that led elsewhere, and where.
+    led: Vec<(String, String)>,
+}
+
 /// A collection that was touched.
 struct Done {
     name: String,
@@ -65,16 +73,16 @@ impl Live {
         captured: &Facts,
     ) -> Result<RestoreReport> {
         let mut report = RestoreReport::default();
-        let mut done = Vec::new();
-        match self.put_all(cx, &collections, captured, &mut done, &mut report).await {
+        let mut progress = Progress::default();
+        match self.put_all(cx, &collections, captured, &mut progress, &mut report).await {
             Ok(()) => {
-                for kept in done.iter().filter_map(|done| done.kept.as_ref()) {
+                for kept in progress.done.iter().filter_map(|done| done.kept.as_ref()) {
                     let script = kept.directory.join(UNDO);
                     report.undo.push(format!("sh {}", shell::path(&script)));
                 }
                 Ok(report)
             }
-            Err(e) => Err(self.take_back(cx, done, e).await),
+            Err(e) => Err(self.take_back(cx, progress, e).await),
         }
     }
 
@@ -83,7 +91,7 @@ impl Live {
         cx: &Context,
         collections: &BTreeMap<String, Taken>,
         captured: &Facts,
-        done: &mut Vec<Done>,
+        Progress { done, led }: &mut Progress,
         report: &mut RestoreReport,
     ) -> Result<()> {
         let first = self.nodes.first()?;
@@ -126,13 +134,34 @@ impl Live {
         // With all collections there, whatever they point to.
         for (name, taken) in collections {
             for alias in &taken.document.aliases {
+                let elsewhere = aliases
+                    .iter()
+                    .find(|(to, other)| other == alias && !collections.contains_key(to));
+                led.extend(elsewhere.map(|(to, alias)| (alias.clone(), to.clone())));
                 first.alias(cx, name, alias).await.map_err(|e| e.with("alias", alias))?;
             }
         }
+        let points =
+            if self.read_back { self.read_points(cx, collections).await? } else { Vec::new() };
+        // Limits come last: they are for others.
+        for (name, taken) in collections {
+            self.tune(cx, name, &taken.document).await?;
+        }
         if self.read_back {
-            self.read(cx, collections, captured, report).await?;
+            self.read(cx, collections, points, captured, report).await?;
         }
         Ok(())
+    }
+
+    /// Give a collection that has everything the settings that come last.
+    async fn tune(&self, cx: &Context, name: &str, document: &CollectionDocument) -> Result<()> {
+        match document.tuning() {
+            Some(tuning) => {
+                let tuned = self.nodes.first()?.tune(cx, name, &tuning).await;
+                tuned.map_err(|e| e.with("collection", name))
+            }
+            None => Ok(()),
+        }
     }
 
     /// That no alias is taken from somebody.
@@ -143,6 +172,13 @@ impl Live {
         there: &[String],
         aliases: &[(String, String)],
     ) -> Result<()> {
+        let name = &taken.document.name;
+        if aliases.iter().any(|(_, alias)| alias == name) {
+            let what = "a collection has the name of an alias in the target";
+            return Err(Error::new(Reason::TargetNotEmpty, what)
+                .with("collection", name)
+                .with_hint("remove the alias in the target, or give it another name there"));
+        }
         for alias in &taken.document.aliases {
             let elsewhere =
                 aliases.iter().find(|(to, name)| name == alias && !collections.contains_key(to));
@@ -150,7 +186,7 @@ impl Live {
             if is_collection || (elsewhere.is_some() && !self.overwrite) {
                 let what = "an alias of a collection is the name of something else in the target";
                 let e = Error::new(Reason::TargetNotEmpty, what).with("alias", alias);
-                return Err(e.with("collection", &taken.document.name));
+                return Err(e.with("collection", name));
             }
         }
         Ok(())
@@ -189,48 +225,71 @@ impl Live {
                 .await
                 .map_err(|e| e.with("field", field))?;
         }
-        let placed = self.nodes.place(cx, name).await?;
+        let placed = self.placed(cx, name, document).await?;
         for (shard, placed) in counterparts(document, &placed)? {
             let archive =
                 taken.shards.get(&shard).ok_or_else(|| Error::internal("a shard is gone"))?;
             let number = placed.shard.id;
             let tell = |e: Error| e.with("shard", shard);
             placed.node.upload(cx, name, number, archive).await.map_err(tell)?;
-            // A server may keep what it was given.
-            for file in placed.node.snapshots(cx, name, number).await.map_err(tell)? {
-                placed.node.remove_snapshot(cx, name, number, &file.name).await.map_err(tell)?;
-            }
         }
-        self.wait(cx, name, document).await
+        self.placed(cx, name, document).await.map(drop)
     }
 
-    /// Until all shards are active.
-    async fn wait(&self, cx: &Context, name: &str, document: &CollectionDocument) -> Result<()> {
+    /// Where its shards are, once all are active.
+    async fn placed(
+        &self,
+        cx: &Context,
+        name: &str,
+        document: &CollectionDocument,
+    ) -> Result<Vec<Placed>> {
         let limit = cx.within(READY);
         loop {
             let placed = self.nodes.place(cx, name).await;
-            if placed.as_ref().is_ok_and(|placed| placed.len() == document.shards.len()) {
-                return Ok(());
+            let is_all = |placed: &Vec<Placed>| placed.len() == document.shards.len();
+            if placed.as_ref().is_ok_and(is_all) {
+                return placed;
             }
             if limit.sleep(LOOK_AGAIN).await.is_err() {
                 cx.check()?;
-                return placed.map(drop);
+                return placed;
             }
         }
     }
 
     /// That as many points are there as have to be. A server may take a snapshot with success, and have nothing.
     async fn count(&self, cx: &Context, there: &str, name: &str, captured: &Facts) -> Result<()> {
-        let found = self.nodes.first()?.count(cx, there).await?;
-        let Some((count, is_certain)) = expected(captured, name) else { return Ok(()) };
-        let found = i64::try_from(found).unwrap_or(i64::MAX);
-        if (is_certain && found != count) || (count > 0 && found == 0) {
-            let what = "the server has taken everything, and does not have all points";
-            return Err(Error::new(Reason::Unavailable, what)
-                .with("points", found)
-                .with("expected", count));
+        let limit = cx.within(READY);
+        loop {
+            let found = self.nodes.first()?.count(cx, there, Limits::default()).await?;
+            let Some((count, is_certain)) = expected(captured, name) else { return Ok(()) };
+            let found = i64::try_from(found).unwrap_or(i64::MAX);
+            if !((is_certain && found != count) || (count > 0 && found == 0)) {
+                return Ok(());
+            }
+            // A node that has no part of it asks others, of which some may not know yet that they have nothing.
+            if !self.nodes.is_spread(cx, there).await? || limit.sleep(LOOK_AGAIN).await.is_err() {
+                cx.check()?;
+                let what = "the server has taken everything, and does not have all points";
+                return Err(Error::new(Reason::Unavailable, what)
+                    .with("points", found)
+                    .with("expected", count));
+            }
         }
-        Ok(())
+    }
+
+    /// The points that are there now.
+    async fn read_points(
+        &self,
+        cx: &Context,
+        collections: &BTreeMap<String, Taken>,
+    ) -> Result<Vec<Points>> {
+        let (first, most) = (self.nodes.first()?, self.config.digest_points);
+        let mut all = Vec::new();
+        for name in collections.keys() {
+            all.push(points::read(cx, first, name, most, Limits::default()).await?);
+        }
+        Ok(all)
     }
 
     /// Facts of what is there now.
@@ -238,15 +297,15 @@ impl Live {
         &self,
         cx: &Context,
         collections: &BTreeMap<String, Taken>,
+        points: Vec<Points>,
         captured: &Facts,
         report: &mut RestoreReport,
     ) -> Result<()> {
         let first = self.nodes.first()?;
         let aliases = first.aliases(cx).await?;
         report.facts.observe("server.version", self.version.clone());
-        for (name, taken) in collections {
-            let (now, _) = self.nodes.collection(cx, name, &self.version, &aliases).await?;
-            let points = points::read(cx, first, name, self.config.digest_points).await?;
+        for ((name, taken), points) in collections.iter().zip(points) {
+            let (now, ..) = self.nodes.collection(cx, name, &self.version, &aliases).await?;
             let told = Some((&points, Standing::Observed));
             points::tell(&mut report.facts, &now, Standing::Observed, told);
             if taken.document.version != self.version {
@@ -268,7 +327,7 @@ impl Live {
         recovery: &Path,
         aliases: &[(String, String)],
     ) -> Result<Kept> {
-        let (document, placed) = self.nodes.collection(cx, name, &self.version, aliases).await?;
+        let (document, placed, _) = self.nodes.collection(cx, name, &self.version, aliases).await?;
         let (recovery, own) = (recovery.to_owned(), name.to_owned());
         let directory = cx.blocking(move || room_for(recovery, &own)).await?;
         let mut shards = BTreeMap::new();
@@ -306,7 +365,8 @@ impl Live {
     }
 
     /// Bring back what was there, as far as possible. The error that led here, and what has become of the target.
-    async fn take_back(&self, cx: &Context, done: Vec<Done>, mut e: Error) -> Error {
+    async fn take_back(&self, cx: &Context, progress: Progress, mut e: Error) -> Error {
+        let Progress { done, led } = progress;
         let mut is_whole = true;
         for Done { name, kept } in done.into_iter().rev() {
             // The restore may have been cancelled.
@@ -322,7 +382,7 @@ impl Live {
                 for alias in &kept.taken.document.aliases {
                     first.alias(&cx, &name, alias).await?;
                 }
-                Ok(())
+                self.tune(&cx, &name, &kept.taken.document).await
             };
             if let Err(failed) = taken_back.await {
                 is_whole = false;
@@ -330,6 +390,14 @@ impl Live {
                 if let Some(kept) = &kept {
                     e = e.with("old_state", kept.directory.display());
                 }
+            }
+        }
+        for (alias, to) in led {
+            let cx = cx.for_cleanup(BRING_BACK);
+            let led_back = async { self.nodes.first()?.alias(&cx, &to, &alias).await };
+            if let Err(failed) = led_back.await {
+                is_whole = false;
+                e = e.with("not_taken_back", format!("alias {alias} of {to}: {}", failed.chain()));
             }
         }
         if is_whole { e.with("target", "as it was") } else { e }
@@ -369,11 +437,10 @@ impl Live {
             let body = json!({ "field_name": field, "field_schema": schema });
             lines.push(send("PUT", at("/index?wait=true"), &body.to_string()));
         }
-        for shard in &document.shards {
-            let file = directory.join(Part::Shard(name, shard.id).artifact()?.as_str());
+        for (number, shard) in numbers_anew(document) {
+            let file = directory.join(Part::Shard(name, shard).artifact()?.as_str());
             let file = file.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
-            let upload =
-                format!("/shards/{}/snapshots/upload?wait=true&priority=snapshot", shard.id);
+            let upload = format!("/shards/{number}/snapshots/upload?wait=true&priority=snapshot");
             lines.push(format!(
                 "ask -X POST {} -F {}",
                 at(&upload),
@@ -385,9 +452,21 @@ impl Live {
             let url = quote(&format!("{}/collections/aliases", self.config.url));
             lines.push(send("POST", url, &body.to_string()));
         }
+        if let Some(tuning) = document.tuning() {
+            lines.push(send("PATCH", at(""), &tuning.to_string()));
+        }
         lines.push(String::new());
         Ok(lines.join("\n"))
     }
+}
+
+/// For each shard the number that it gets in a new collection. A server numbers those that are made for keys from 1 on.
+fn numbers_anew(document: &CollectionDocument) -> Vec<(u32, u32)> {
+    if document.keys().is_empty() {
+        return document.shards.iter().map(|shard| (shard.id, shard.id)).collect();
+    }
+    let in_order = document.keys().into_iter().flat_map(|(_, shards)| shards);
+    (1..).zip(in_order).collect()
 }
 
 /// Which shard of a new collection stands for which of an old one. Which points go to which shard follows from their

@@ -6,6 +6,7 @@ use std::time::Duration;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use snapkit_core::context::Context;
+use snapkit_core::facts::Standing;
 use snapkit_core::source::{Source as _, Target};
 use snapkit_source_qdrant::Method;
 use snapkit_testkit::qdrant::{QdrantDouble, QdrantTrouble};
@@ -20,6 +21,9 @@ async fn a_collection_that_is_replaced_is_kept() {
     let config = server.with(|config| config.collections = vec!["snapkit-*".to_owned()]);
     let source = qdrant(config);
     let before = server.points("snapkit-docs").await;
+    // Somebody else's.
+    let theirs = "/collections/snapkit-docs/shards/0/snapshots";
+    let theirs = server.must("POST", &format!("{theirs}?wait=true"), Value::Null).await;
     let e = carry(&source, &source, Target::Original, |_| ()).await.map(drop).unwrap_err();
     assert_eq!(
         said(&e, &[&server]),
@@ -60,8 +64,113 @@ async fn a_collection_that_is_replaced_is_kept() {
         .unwrap();
     assert!(done.status.success(), "{steps}\n{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(server.points("snapkit-docs").await, before);
+    let file = theirs["name"].as_str().unwrap();
+    let file = format!("/collections/snapkit-docs/shards/0/snapshots/{file}?wait=true");
+    server.must("DELETE", &file, Value::Null).await;
     server.must("DELETE", "/collections/snapkit-docs", Value::Null).await;
     server.assert_clean();
+}
+
+/// While a server puts segments together, what is deleted from them is in no snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_busy_is_waited_for() {
+    let server = Server::start();
+    let Some(double) = &server.double else { return };
+    server.fill("docs", 20).await;
+    let source = qdrant(server.config());
+    let cx = Context::system();
+    double.be_busy(3);
+    let mut capture = source.capture(&cx, None).await.unwrap();
+    capture.freeze(&cx).await.unwrap();
+    let facts = capture.finish(&cx).await.unwrap().facts;
+    assert_eq!(facts.0["docs.points"].standing, Standing::Pinned);
+    // It is busy again when it is too late to wait.
+    let mut capture = source.capture(&cx, None).await.unwrap();
+    double.be_busy(1);
+    capture.freeze(&cx).await.unwrap();
+    let facts = capture.finish(&cx).await.unwrap().facts;
+    assert_eq!(facts.0["docs.points"].standing, Standing::Observed);
+    assert_eq!(
+        facts.0["docs.status"].value.to_string(),
+        "yellow when it was captured: points that had just been deleted may come back"
+    );
+    server.assert_clean();
+}
+
+/// Limits for others are set when everything is there, and kept to.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_collection() {
+    let (from, to) = (Server::start(), Server::start());
+    let (Some(asked), Some(_)) = (&from.double, &to.double) else { return };
+    from.fill("docs", 120).await;
+    let strict = json!({ "enabled": true, "max_query_limit": 50, "max_timeout": 7 });
+    let tuning = json!({ "strict_mode_config": strict, "params": { "read_fan_out_factor": 2 } });
+    from.must("PATCH", "/collections/docs", tuning).await;
+    drop(asked.requests());
+    let source = qdrant(from.config());
+    let (capture, report) =
+        carry(&source, &source, Target::Url(to.url.clone()), |_| ()).await.unwrap();
+    proven(&capture, &report);
+    let pages = asked.requests().iter().filter(|line| line.ends_with("/scroll")).count();
+    assert_eq!(pages, 3, "and no more than are allowed at once");
+    assert_eq!(to.state("docs").await, from.state("docs").await);
+    from.must("PATCH", "/collections/docs", json!({ "params": { "read_fan_out_factor": 3 } }))
+        .await;
+    let now = source.facts(&Context::system()).await.unwrap();
+    let differs: Vec<_> =
+        capture.facts.compare(&now).differences.into_iter().map(|d| d.fact).collect();
+    assert_eq!(differs, ["docs.config"]);
+}
+
+/// An alias that leads elsewhere is taken only from whom that may be done to, and given back if it comes to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_that_lead_elsewhere() {
+    let (from, to) = (Server::start(), Server::start());
+    let (Some(_), Some(double)) = (&from.double, &to.double) else { return };
+    from.fill("docs", 20).await;
+    to.fill("others", 5).await;
+    let alias = json!({ "collection_name": "others", "alias_name": "docs-live" });
+    let actions = json!({ "actions": [{ "create_alias": alias }] });
+    to.must("POST", "/collections/aliases", actions.clone()).await;
+    let source = qdrant(from.config());
+    let target = || Target::Url(to.url.clone());
+    let e = carry(&source, &source, target(), |_| ()).await.map(drop).unwrap_err();
+    let mut all = said(&e, &[&to]) + "\n";
+    assert_eq!(to.count("docs-live").await, 5);
+    // The last question fails, when everything else is done.
+    let count = std::sync::atomic::AtomicU32::new(0);
+    double.trouble(move |_, path| {
+        let n = if path == "/aliases" {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        } else {
+            0
+        };
+        (n == 1).then_some(QdrantTrouble::Refuse(500, "it fails here"))
+    });
+    let e = carry(&source, &source, target(), |request| request.overwrite = true)
+        .await
+        .map(drop)
+        .unwrap_err();
+    all += &(said(&e, &[&to]) + "\n");
+    double.heal();
+    assert_eq!(to.count("docs-live").await, 5, "it leads where it led");
+    carry(&source, &source, target(), |request| request.overwrite = true).await.unwrap();
+    assert_eq!(to.count("docs-live").await, 20);
+    // What is to be a collection is an alias.
+    to.must("DELETE", "/collections/docs", Value::Null).await;
+    let alias = json!({ "collection_name": "others", "alias_name": "docs" });
+    to.must("POST", "/collections/aliases", json!({ "actions": [{ "create_alias": alias }] }))
+        .await;
+    let e = carry(&source, &source, target(), |request| request.overwrite = true)
+        .await
+        .map(drop)
+        .unwrap_err();
+    all += &(said(&e, &[&to]) + "\n");
+    assert_snapshot!(all, @"
+    an alias of a collection is the name of something else in the target (alias=docs-live, collection=docs, target=as it was) (target-not-empty)
+    the server has failed (url=URL, status=500, said=it fails here, target=as it was) (unavailable)
+    a collection has the name of an alias in the target (collection=docs, target=as it was) (target-not-empty)
+    ");
 }
 
 /// A server that fails at any request leaves nothing behind, and what was there stays there.
@@ -275,7 +384,7 @@ async fn what_is_no_server_is_told() {
     gone: the server does not have that (url=URL, status=404, said=Not found) (not-found)
     cut: the server does not answer (url=URL): error decoding response body: error reading a body from connection: end of file before message length reached (unavailable)
     lost: the server does not answer (url=URL): error sending request: client error (SendRequest): connection closed before message completed (unavailable)
-    DropAnswer: the server does not answer (url=URL, left=docs-shard-0-2026-11-21-02-09-09.snapshot, collection=docs): error sending request: client error (SendRequest): connection closed before message completed (unavailable)
+    DropAnswer: the server does not answer (url=URL, left=docs-shard-0-2026-11-21-02-09-10.snapshot, collection=docs): error sending request: client error (SendRequest): connection closed before message completed (unavailable)
     Refuse(500, "disk full"): the server has failed (url=URL, status=500, said=disk full, collection=docs) (unavailable)
     no scratch space: scratch space of 1000 bytes is not enough
     "#);
