@@ -79,9 +79,13 @@ async fn an_index_that_lies_is_not_believed() {
     let lost: Vec<_> = report.damage.iter().flat_map(|d| &d.lost).collect();
     assert!(lost.iter().all(|l| l.contains(second.id.as_str())), "{lost:?}");
     let said = report.damage.iter().map(|d| d.what.as_str()).collect::<Vec<_>>().join("\n");
-    insta::assert_snapshot!(said, @"");
-    let said = lab.restore(&second).await.unwrap_err().to_string();
-    insta::assert_snapshot!(said.split(" (").next().unwrap(), @"");
+    insta::assert_snapshot!(said, @"
+    the index says that it holds what it does not hold
+    ");
+    let said = lab.restore_with(&second, |o| o.overwrite = true).await.unwrap_err().to_string();
+    insta::assert_snapshot!(said.split(" (").next().unwrap(), @"
+    content does not fit its name
+    ");
 }
 
 #[tokio::test(flavor = "multi_thread")]
