@@ -39,7 +39,9 @@ pub(crate) fn completions(app: &App, args: &CompletionsArgs) -> Exit {
 }
 
 pub(crate) fn man(app: &App, args: &ManArgs) -> Result<Exit> {
-    let command = EntryPoint::command().disable_help_subcommand(true);
+    let mut command = EntryPoint::command().disable_help_subcommand(true);
+    // The options that all commands have stand on the page of each.
+    command.build();
     page(&args.directory, "snapkit.1", command.clone())?;
     let mut pages = 1;
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {

@@ -483,3 +483,61 @@ fn an_index_and_a_pack_that_are_damaged() {
     --- exit 4
     ");
 }
+
+/// Directories without a file in them do not replace those that have some.
+#[test]
+fn what_has_nothing_whole_replaces_nothing() {
+    let env = TestEnv::with_repository();
+    let content = |seed: u8| {
+        let mut bytes = vec![0; 20_000];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    env.write("work/data/a", content(1));
+    env.write("work/data/deep/b", content(2));
+    env.run(["create", "data"]);
+    for pack in env.files("repo/packs", "") {
+        let mut bytes = fs::read(&pack).unwrap();
+        if let Some(end) = bytes.len().checked_sub(600).filter(|end| *end > 9000) {
+            bytes[200..end].iter_mut().for_each(|byte| *byte ^= 1);
+            fs::write(&pack, bytes).unwrap();
+        }
+    }
+    let restore = "restore latest --overwrite --allow-damage";
+    let mut all = said(&env, &[restore]);
+    assert_eq!(fs::read(env.path("work/data/deep/b")).unwrap(), content(2));
+    assert_eq!(env.files("work", "").len(), 2, "nothing is left of it");
+    // With one more that is whole, what is not goes away with the old state.
+    env.write("work/data/c", content(3));
+    env.run(["create", "data"]);
+    all += &said(&env, &[restore]);
+    assert_eq!(env.files("work", "").len(), 1);
+    assert_snapshot!(all, @"
+    $ snapkit restore latest --overwrite --allow-damage
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    error: no file of the snapshot is whole: the old state stays where it is (source=files)
+    hint: an older snapshot may have them; --target DIR shows what is left of this one
+    --- exit 4
+    $ snapkit restore latest --overwrite --allow-damage
+    --- stdout
+    files (files): differs, 0 facts hold, 19.5 KiB to [DIR]/work/data
+      differs: tree.attributes was [HEX], is [HEX]
+      differs: tree.bytes was 60000, is 20000
+      differs: tree.entries was 5, is 3
+      differs: tree.files was 3, is 1
+      differs: tree.owners was [HEX], is [HEX]
+      differs: tree.structure was [HEX], is [HEX]
+      damaged, left out: [DIR-IN-TREE]/work/data/a: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX])
+      damaged, left out: [DIR-IN-TREE]/work/data/deep/b: sealed content is damaged or not where it belongs (object=packs/[XX]/[HEX])
+      note: 2 entries that the snapshot does not have, or not whole, went away with the old state, to '[DIR]/home/.local/state/snapkit/recovery/before-[HEX]/files/data.snapkit-old-[HEX]': [DIR]/work/data/a, [DIR]/work/data/deep/b
+    to bring back what files held before:
+        [STEPS]
+    --- stderr
+    snapshot [SNAPSHOT] of data-[HEX]@box, [TIME]
+    what is replaced is kept in [DIR]/home/.local/state/snapkit/recovery/before-[HEX]
+    differs in [DURATION]
+    --- exit 4
+    ");
+}

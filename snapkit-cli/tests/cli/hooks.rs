@@ -511,7 +511,7 @@ fn a_program_that_is_not_there_is_named() {
 
 #[test]
 fn two_runs_of_one_stack_do_not_meet() {
-    let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./wait\"]");
+    let env = stack("[[hook]]\non = \"before:freeze\"\nrun = [\"./wait\"]\ntimeout = \"20s\"");
     script(&env, "wait", "touch waiting; while [ ! -e go ]; do sleep 0.05; done");
     assert!(env.run(["create", "-q", "data", "--stack-name", "shop"]).is_success());
     let mut first = env.command(["create", "-q"]).spawn().unwrap();

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use snapkit_core::artifact::{ArtifactMeta, Body};
 use snapkit_core::context::Context;
 use snapkit_core::error::{Error, Reason, Result};
+use snapkit_core::facts::FactValue;
 use snapkit_core::progress::Phase;
 use snapkit_core::source::{Restore, RestoreReport, RestoreRequest, Target};
 use snapkit_core::tree::EntryPath;
@@ -81,8 +82,16 @@ impl TreeRestore {
             let layout = Layout::new(&work_cx, base, &wanted, tag, asked.partial)?;
             let ledger = if asked.read_back { Some(Ledger::new()?) } else { None };
             let rights = Rights::new(asked.trusted);
-            let overwrite = asked.overwrite;
-            Ok(Writer { layout, told: Told::default(), rights, overwrite, ledger, filter })
+            let (overwrite, allow_damage) = (asked.overwrite, asked.allow_damage);
+            Ok(Writer {
+                layout,
+                told: Told::default(),
+                rights,
+                overwrite,
+                allow_damage,
+                ledger,
+                filter,
+            })
         });
         let writer = Arc::new(writer.await?);
         let capacity = u32::try_from(cx.parallelism().saturating_mul(2)).unwrap_or(16).clamp(4, 16);
@@ -122,6 +131,14 @@ impl TreeRestore {
         let (swapped, taken) = cx.blocking(work).await?;
         self.taken = taken;
         swapped
+    }
+
+    /// Whether all files that were captured are damaged, so that directories without any would replace the old state.
+    fn would_empty(&self) -> bool {
+        let fact = self.request.record.facts.0.get(&format!("{ARTIFACT}.files"));
+        let had_files = fact.is_some_and(|fact| fact.value != FactValue::Number(0));
+        let is_whole = !self.request.partial && self.request.overwrite;
+        self.request.allow_damage && is_whole && had_files && self.taken.files == 0
     }
 
     /// Leave the target as it was found.
@@ -244,6 +261,13 @@ impl Restore for TreeRestore {
             return Err(e);
         }
         self.settle(cx).await?;
+        if self.would_empty() {
+            self.clear(cx).await?;
+            let what = "no file of the snapshot is whole: the old state stays where it is";
+            return Err(Error::corrupt(what).with_hint(
+                "an older snapshot may have them; --target DIR shows what is left of this one",
+            ));
+        }
         let swapped = match self.swap(cx).await {
             Ok(swapped) => swapped,
             Err(e) => {

@@ -24,11 +24,16 @@ pub(super) fn tell(mover: &Mover<'_>, kept: &[(Dir, Vec<u8>)]) {
         if left.count > 0 {
             let more = if left.count > left.named.len() as u64 { ", …" } else { "" };
             mover.writer.told.note(format!(
-                "{} that the snapshot does not have went away with the old state, to {}: {}{more}",
+                "{} that {} went away with the old state, to {}: {}{more}",
                 if left.count == 1 {
                     "1 entry".to_owned()
                 } else {
                     format!("{} entries", left.count)
+                },
+                if mover.writer.allow_damage {
+                    "the snapshot does not have, or not whole,"
+                } else {
+                    "the snapshot does not have"
                 },
                 shell::path(&mover.path(old, b"")),
                 left.named.join(", ")

@@ -46,6 +46,8 @@ pub(super) struct Taken {
     pub(super) leading: HashSet<EntryPath>,
     /// How long the ledger is.
     pub(super) ledger: u64,
+    /// Files that came.
+    pub(super) files: u64,
 }
 
 /// One tree on its way in.
@@ -230,6 +232,7 @@ impl<'a> Put<'a> {
     }
 
     fn file(&mut self, entry: TreeEntry, content: Content, todo: &mut Todo) -> Result<()> {
+        self.taken.files += 1;
         let slot = self
             .writer
             .ledger

@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) rights: Rights,
     /// Whether what is there may be replaced.
     pub(super) overwrite: bool,
+    /// What is damaged does not come.
+    pub(super) allow_damage: bool,
     /// Where the digests of what is put are kept, if it is to be read back.
     pub(super) ledger: Option<Ledger>,
     /// Which names are those of databases.
