@@ -463,6 +463,7 @@ fn shells_and_man_learn_the_arguments() {
     ");
     let page = env.read("pages/snapkit-restore.1");
     assert!(page.contains(".TH") && page.contains("overwrite"), "{page}");
+    assert!(page.contains("key\\-file"), "what all commands have is there: {page}");
     assert_snapshot!(env.run(["man", "nowhere"]), @"
     --- stderr
     error: cannot write nowhere/snapkit.1
