@@ -73,6 +73,9 @@ struct State {
     unknown: Vec<String>,
     requests: Vec<String>,
     made: u64,
+    /// What the name of the last snapshot ends with.
+    named: u64,
+    repeats: bool,
 }
 
 /// A server, or the nodes of a cluster, for as long as this lives and longer.
@@ -111,8 +114,8 @@ impl Answer {
         Self { status, content_type: "application/json", body, chunked: false }
     }
 
-    fn ok(result: Value) -> Self {
-        Self::json(200, &json!({ "result": result, "status": "ok", "time": 0.001 }))
+    fn ok(result: impl Into<Value>) -> Self {
+        Self::json(200, &json!({ "result": result.into(), "status": "ok", "time": 0.001 }))
     }
 
     fn error(status: u16, text: &str) -> Self {
@@ -135,6 +138,7 @@ impl QdrantDouble {
 
     /// So many nodes that know each other.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "a test that finds no port has failed")]
     pub fn cluster(nodes: usize) -> Self {
         let state = Arc::new(Mutex::new(State { nodes, ..State::default() }));
         let urls = (0..nodes)
@@ -199,6 +203,11 @@ impl QdrantDouble {
         };
         let gone = state.attic.values().flat_map(BTreeMap::keys).cloned();
         state.collections.values().flat_map(of).chain(gone).collect()
+    }
+
+    /// From now on snapshots are named like the one that was made before: all is done in the same second.
+    pub fn repeat_names(&self) {
+        self.state().repeats = true;
     }
 
     /// From now on it says so many times that it is busy with a collection.
@@ -531,8 +540,12 @@ impl State {
         pretend: bool,
     ) -> Option<Answer> {
         let node = request.node;
+        let is_snapshot = method == "POST" && path.last() == Some(&"snapshots");
         self.made += 1;
-        let number = self.made;
+        if is_snapshot && !self.repeats {
+            self.named = self.made;
+        }
+        let number = if is_snapshot { self.named } else { self.made };
         let is_awaited = request.query.get("wait").is_some_and(|wait| wait == "true");
         let written = if is_awaited { "completed" } else { "acknowledged" };
         let status = if self.busy > 0 { "yellow" } else { "green" };
@@ -641,7 +654,7 @@ impl State {
                 accepted(waits).unwrap_or_else(|| Answer::ok(about))
             }
             ("GET", ["snapshots"]) => Answer::ok(
-                collection.files.iter().map(|(file, bytes)| about(file, bytes)).collect(),
+                collection.files.iter().map(|(file, bytes)| about(file, bytes)).collect::<Value>(),
             ),
             ("GET", ["snapshots", file]) => match collection.files.get(*file) {
                 Some(bytes) => raw(bytes, false),
@@ -787,9 +800,9 @@ fn of_shard(
             shard.files.insert(file, archive);
             accepted(waits).unwrap_or_else(|| Answer::ok(about))
         }
-        ("GET", ["snapshots"]) => {
-            Answer::ok(shard.files.iter().map(|(file, bytes)| about(file, bytes)).collect())
-        }
+        ("GET", ["snapshots"]) => Answer::ok(
+            shard.files.iter().map(|(file, bytes)| about(file, bytes)).collect::<Value>(),
+        ),
         ("GET", ["snapshots", file]) => match shard.files.get(*file) {
             Some(bytes) => raw(bytes, false),
             None => missing_snapshot(file),
@@ -870,7 +883,10 @@ impl Shard {
     fn archive(&self, streamed: bool) -> Vec<u8> {
         let mut tar = Vec::new();
         let all: Vec<_> = self.points.iter().collect();
-        for (n, half) in all.chunks(all.len().div_ceil(2).max(1)).enumerate() {
+        // Also one without points has a segment to write to.
+        let halves =
+            all.chunks(all.len().div_ceil(2).max(1)).chain(all.is_empty().then_some(&all[..]));
+        for (n, half) in halves.enumerate() {
             let id = format!("00000000-0000-4000-8000-{n:012}");
             let points: Map<String, Value> =
                 half.iter().map(|(id, point)| ((*id).clone(), (*point).clone())).collect();

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use snapkit_core::Result;
 use snapkit_core::artifact::ByteStream;
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
 use snapkit_core::scratch::{Room, Scratch, ScratchWriter};
+use snapkit_core::{Error, Reason, Result};
 
 /// Bytes of a file that are read at once.
 const READ: usize = 256 << 10;
@@ -117,6 +117,25 @@ pub(crate) fn from_file(cx: &Context, path: PathBuf) -> ByteStream {
     }))
 }
 
+/// An archive that is looked at while it passes by: what is not whole is no archive.
+pub(crate) fn examined(body: ByteStream) -> ByteStream {
+    Box::pin(stream::try_unfold(
+        (body, Examiner::default()),
+        |(mut body, mut examiner)| async move {
+            match body.try_next().await? {
+                Some(piece) => {
+                    examiner.take_in(&piece);
+                    Ok(Some((piece, (body, examiner))))
+                }
+                None => match examiner.finish() {
+                    None => Ok(None),
+                    Some(what) => Err(Error::new(Reason::SourceChanged, what)),
+                },
+            }
+        },
+    ))
+}
+
 fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -127,8 +146,9 @@ const BLOCK: usize = 512;
 /// The longest name that is taken from a header of its own, in bytes.
 const MAX_NAME: u64 = 64 << 10;
 
-/// More segments than that have a shard's files in no server.
+/// More segments than that have a shard's files in no server, and longer names than that has none: they are UUIDs.
 const MAX_SEGMENTS: usize = 100_000;
+const MAX_ID: usize = 64;
 
 /// Looks at an archive as it passes by, piece by piece.
 #[derive(Debug, Default)]
@@ -145,6 +165,14 @@ pub(crate) struct Examiner {
 struct Segment {
     state: bool,
     version: bool,
+    has_files: bool,
+}
+
+/// What is said of names such as `../x`.
+const OUT: &str = "a name in it leads out of it";
+
+fn leads_out(name: &str) -> bool {
+    name.starts_with('/') || name.split('/').any(|part| part == "..")
 }
 
 /// What comes out of a tar.
@@ -310,19 +338,22 @@ impl Examiner {
         outer.take_in(bytes, &mut |event| match event {
             Event::Entry(name) => {
                 let name = name.trim_start_matches("./").to_owned();
-                if name.starts_with('/') || name.split('/').any(|part| part == "..") {
-                    wrong.get_or_insert_with(|| "a name in it leads out of it".to_owned());
+                if leads_out(&name) {
+                    wrong.get_or_insert_with(|| OUT.to_owned());
                 }
                 *replica |= name == "replica_state.json";
                 *shard |= name == "shard_config.json";
                 let Some(rest) = name.strip_prefix("segments/") else { return };
-                if segments.len() > MAX_SEGMENTS {
-                    wrong.get_or_insert_with(|| "it has too many segments".to_owned());
+                let id = rest.split('/').next().unwrap_or(rest);
+                if segments.len() > MAX_SEGMENTS || id.len() > MAX_ID {
+                    let what = "it has too many segments, or one with too long a name";
+                    wrong.get_or_insert_with(|| what.to_owned());
                     return;
                 }
                 match rest.split_once('/') {
                     Some((id, file)) => {
                         let segment = segments.entry(id.to_owned()).or_default();
+                        segment.has_files = true;
                         segment.note(file.strip_prefix("files/").unwrap_or(file));
                     }
                     None => {
@@ -338,6 +369,10 @@ impl Examiner {
                 let segment = segments.entry(id.clone()).or_default();
                 tar.take_in(bytes, &mut |event| {
                     if let Event::Entry(name) = event {
+                        if leads_out(&name) {
+                            wrong.get_or_insert_with(|| OUT.to_owned());
+                        }
+                        segment.has_files = true;
                         segment.note(name.strip_prefix("snapshot/files/").unwrap_or(&name));
                     }
                 });
@@ -369,6 +404,12 @@ impl Examiner {
             return lack(
                 "it has no replica_state.json or no shard_config.json, which are written last",
             );
+        }
+        if self.segments.is_empty() {
+            return lack("it has no segment");
+        }
+        if let Some((id, _)) = self.segments.iter().find(|(_, segment)| !segment.has_files) {
+            return lack(&format!("segment {id} has no files"));
         }
         // Servers whose segments have other files than these are believed: the end of each archive has been seen.
         let is_known = |segment: &Segment| segment.state && segment.version;

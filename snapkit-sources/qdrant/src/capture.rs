@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{TryStreamExt as _, stream};
+use futures_util::stream;
 use serde_json::Value;
 use snapkit_core::artifact::{
     ArtifactMeta, ArtifactName, Body, ByteStream, Chunking, MAX_PIECE, Shape,
@@ -19,9 +19,9 @@ use snapkit_core::scratch::Room;
 use snapkit_core::source::{Capture, CaptureReport, Consistency, Cut};
 use snapkit_core::{Error, Reason, Result};
 
-use crate::archive::{Archive, Examiner};
+use crate::archive::{Archive, examined};
 use crate::config::{Method, QdrantConfig};
-use crate::document::{CollectionDocument, Part, Shard};
+use crate::document::{CollectionDocument, MAX_DOCUMENT, Part, Shard};
 use crate::look::{Activity, Nodes, Placed};
 use crate::points;
 use crate::server::{Server, SnapshotFile};
@@ -35,6 +35,9 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// How often it looks meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long the removal of snapshots may take.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// A request whose answer is awaited, whoever still waits for it.
 type Asked = Pin<Box<dyn Future<Output = Result<SnapshotFile>> + Send>>;
@@ -81,7 +84,7 @@ pub(crate) struct QdrantCapture {
 #[derive(Clone, Debug)]
 enum Content {
     Document(Bytes),
-    Shard(Pinned),
+    Shard(Box<Pinned>),
 }
 
 impl QdrantCapture {
@@ -134,8 +137,10 @@ impl QdrantCapture {
             Method::Stored => {
                 let (node, name, inner) =
                     (placed.node.clone(), collection.to_owned(), cx.unhurried());
+                let before = node.snapshots(cx, &name, shard).await?;
+                cx.check()?;
                 let asked: Asked =
-                    Box::pin(async move { node.make_snapshot(&inner, &name, shard).await });
+                    Box::pin(async move { node.make_snapshot(&inner, &name, shard, before).await });
                 let awaited = (collection.to_owned(), placed.clone(), asked);
                 *self.asked.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(awaited);
                 return self.take_over(cx).await;
@@ -175,17 +180,17 @@ impl QdrantCapture {
         }
     }
 
-    async fn release(&mut self, cx: &Context) -> Result<()> {
-        let mut result = Ok(());
+    /// Remove what was made. For each that stays, its collection and why.
+    async fn release(&mut self, cx: &Context) -> Vec<(String, Error)> {
+        let mut stay = Vec::new();
         for Pinned { collection, placed, held } in std::mem::take(&mut self.pinned) {
             if let Held::There(file) = held {
-                let node = &placed.node;
-                let removed =
-                    node.remove_snapshot(cx, &collection, placed.shard.id, &file.name).await;
-                result = result.and(removed.map_err(|e| e.with("snapshot", file.name)));
+                let (node, shard) = (&placed.node, placed.shard.id);
+                let removed = node.remove_snapshot(cx, &collection, shard, &file.name).await;
+                stay.extend(removed.err().map(|e| (collection, e)));
             }
         }
-        result
+        stay
     }
 }
 
@@ -239,6 +244,11 @@ impl Capture for QdrantCapture {
         for Collection { document, .. } in &collections {
             let text = serde_json::to_vec_pretty(document)
                 .map_err(|e| Error::internal("a document cannot be written").caused_by(e))?;
+            if text.len() > MAX_DOCUMENT {
+                let what = "what the server says of a collection is too long to be restored";
+                let e = Error::new(Reason::LimitExceeded, what).with("collection", &document.name);
+                return Err(e.with("bytes", text.len()).with("limit", MAX_DOCUMENT));
+            }
             let name = Part::Document(&document.name).artifact()?;
             let meta = ArtifactMeta::new(name.clone(), Shape::Bytes, DOCUMENT, Chunking::Whole);
             artifacts.push(meta.size(text.len() as u64));
@@ -251,7 +261,7 @@ impl Capture for QdrantCapture {
                     Held::There(file) => file.size,
                     Held::Here(archive) => archive.len,
                 }));
-                self.content.insert(name, Content::Shard(pinned.clone()));
+                self.content.insert(name, Content::Shard(Box::new(pinned.clone())));
             }
         }
         self.artifacts = artifacts.into_iter();
@@ -275,15 +285,19 @@ impl Capture for QdrantCapture {
         })?;
         Ok(Body::Bytes(match content {
             Content::Document(text) => in_pieces(text),
-            Content::Shard(Pinned { held: Held::Here(archive), .. }) => archive.stream(cx),
-            Content::Shard(Pinned { collection, placed, held: Held::There(file) }) => {
-                let body = placed.node.download(cx, collection, placed.shard.id, file).await?;
-                examined(body)
-            }
+            Content::Shard(pinned) => match &pinned.held {
+                Held::Here(archive) => archive.stream(cx),
+                Held::There(file) => {
+                    let Placed { shard, node } = &pinned.placed;
+                    examined(node.download(cx, &pinned.collection, shard.id, file).await?)
+                }
+            },
         }))
     }
 
     async fn finish(mut self: Box<Self>, cx: &Context) -> Result<CaptureReport> {
+        // Everything was read; what follows may take long, and may be given up.
+        let problems = self.release(&cx.for_cleanup(RELEASE)).await;
         let mut facts = Facts::new();
         facts.observe("server.version", self.version.clone());
         let most = self.config.digest_points;
@@ -313,36 +327,28 @@ impl Capture for QdrantCapture {
                 facts.unknown(format!("{name}.points"), e.chain());
             }
         }
-        self.release(cx).await?;
-        Ok(facts.into())
+        let mut report = CaptureReport::from(facts);
+        report.problems = problems;
+        Ok(report)
     }
 
     async fn abort(mut self: Box<Self>, cx: &Context) -> Result<()> {
-        // What a node still makes is ours to remove.
-        let awaited = self.take_over(cx).await;
-        let is_refused = self.asked.get_mut().unwrap_or_else(PoisonError::into_inner).is_none();
-        let released = self.release(cx).await;
-        released.and(if is_refused { Ok(()) } else { awaited })
+        let mut stay = self.release(&cx.for_cleanup(RELEASE)).await;
+        // What a node still makes is ours to remove, if it is done soon.
+        let awaited = self.take_over(&cx.for_cleanup(RELEASE)).await;
+        stay.extend(self.release(&cx.for_cleanup(RELEASE)).await);
+        let asked = self.asked.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some((collection, placed, _)), Err(e)) = (asked, awaited) {
+            let e = e.with("shard", placed.shard.id).with("url", &placed.node.url);
+            let hint =
+                "the server still makes a snapshot of the shard: remove it there when it is done";
+            stay.push((collection, e.with_hint(hint)));
+        }
+        match stay.into_iter().next() {
+            Some((collection, e)) => Err(e.with("collection", collection)),
+            None => Ok(()),
+        }
     }
-}
-
-/// An archive that is looked at while it passes by: what is not whole is no archive.
-fn examined(body: ByteStream) -> ByteStream {
-    Box::pin(stream::try_unfold(
-        (body, Examiner::default()),
-        |(mut body, mut examiner)| async move {
-            match body.try_next().await? {
-                Some(piece) => {
-                    examiner.take_in(&piece);
-                    Ok(Some((piece, (body, examiner))))
-                }
-                None => match examiner.finish() {
-                    None => Ok(None),
-                    Some(what) => Err(Error::new(Reason::SourceChanged, what)),
-                },
-            }
-        },
-    ))
 }
 
 /// Counts of what a server has now.

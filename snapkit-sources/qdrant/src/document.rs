@@ -115,6 +115,10 @@ impl CollectionDocument {
                 settings.insert(ours.to_owned(), value.clone());
             }
         }
+        if self.shards.iter().all(|shard| shard.key.is_none()) {
+            // Whatever it says of itself.
+            settings.insert("shard_number".to_owned(), self.shards.len().into());
+        }
         let mut settings = Value::Object(settings);
         without_nulls(&mut settings);
         // What is in there is the users', nothings included.
@@ -173,6 +177,13 @@ impl CollectionDocument {
             }
         }
         keys
+    }
+
+    /// Whether a shard is the only one of its key, so that all points of that key are in it whatever its number is.
+    pub(crate) fn is_alone(&self, id: u32) -> bool {
+        let key =
+            self.shards.iter().find(|shard| shard.id == id).and_then(|shard| shard.key.as_ref());
+        key.is_some() && self.shards.iter().filter(|shard| shard.key.as_ref() == key).count() == 1
     }
 
     /// Whether the points of a collection of one version can be taken by a server of another: the same minor one, or the next.

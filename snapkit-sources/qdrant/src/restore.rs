@@ -21,9 +21,12 @@ use snapkit_core::{Error, Reason, Result};
 use self::live::Live;
 use crate::archive::{Archive, from_file};
 use crate::config::QdrantConfig;
-use crate::document::{CollectionDocument, MAX_DOCUMENT, Part};
+use crate::document::{CollectionDocument, MAX_DOCUMENT, Part, Shard};
 use crate::look::Nodes;
 use crate::points;
+
+/// How long the documents of all collections together may be, in bytes: they are held in memory.
+const MAX_DOCUMENTS: usize = 4 * MAX_DOCUMENT;
 
 /// A collection on its way back.
 #[derive(Debug)]
@@ -49,8 +52,10 @@ pub(crate) struct QdrantRestore {
     room: Room,
     documents: BTreeMap<String, CollectionDocument>,
     shards: BTreeMap<(String, u32), Archive>,
-    /// What was written, and the digest of it.
-    written: Vec<(PathBuf, blake3::Hash)>,
+    /// How long all documents are, in bytes.
+    documented: usize,
+    /// What was written, and the digest of it once it is whole.
+    written: Vec<(PathBuf, Option<blake3::Hash>)>,
 }
 
 fn not_empty(place: impl std::fmt::Display) -> Error {
@@ -113,34 +118,37 @@ impl QdrantRestore {
             room: Room::new(config.scratch.unwrap_or(u64::MAX)),
             documents: BTreeMap::new(),
             shards: BTreeMap::new(),
+            documented: 0,
             written: Vec::new(),
         })
     }
 
-    /// All collections, once it is known that they are whole.
+    /// All collections of which everything has come, and what is wrong with others.
     fn gather(
         documents: BTreeMap<String, CollectionDocument>,
         mut shards: BTreeMap<(String, u32), Archive>,
-    ) -> Result<BTreeMap<String, Taken>> {
+    ) -> (BTreeMap<String, Taken>, Vec<Error>) {
         let mut all = BTreeMap::new();
+        let mut lacking = Vec::new();
         for (name, document) in documents {
             let mut own = BTreeMap::new();
-            for shard in &document.shards {
-                let archive = shards.remove(&(name.clone(), shard.id)).ok_or_else(|| {
+            for Shard { id, .. } in &document.shards {
+                own.extend(shards.remove(&(name.clone(), *id)).map(|archive| (*id, archive)));
+            }
+            match document.shards.iter().find(|shard| !own.contains_key(&shard.id)) {
+                Some(shard) => {
                     let what = "a collection is restored whole: one of its shards did not come";
-                    Error::invalid(what).with("collection", &name).with("shard", shard.id)
-                })?;
-                own.insert(shard.id, archive);
+                    let e = Error::invalid(what).with("shard", shard.id);
+                    lacking.push(e.with("collection", name));
+                }
+                None => drop(all.insert(name, Taken { document, shards: own })),
             }
-            all.insert(name, Taken { document, shards: own });
         }
-        match shards.into_keys().next() {
-            Some((name, shard)) => {
-                let what = "a collection is restored whole: its description did not come";
-                Err(Error::invalid(what).with("collection", name).with("shard", shard))
-            }
-            None => Ok(all),
+        for (name, shard) in shards.into_keys() {
+            let what = "a collection is restored whole: its description did not come";
+            lacking.push(Error::invalid(what).with("collection", name).with("shard", shard));
         }
+        (all, lacking)
     }
 
     /// Put a part into a file.
@@ -152,9 +160,17 @@ impl QdrantRestore {
         let body = Box::pin(body.into_bytes()?.inspect_ok(move |piece| {
             hasher.lock().unwrap_or_else(std::sync::PoisonError::into_inner).update(piece);
         }));
-        Archive::write(cx, path.clone(), body).await?;
+        self.written.push((path.clone(), None));
+        if let Err(e) = Archive::write(cx, path.clone(), body).await {
+            if e.reason() == Reason::AlreadyExists {
+                // It is somebody else's.
+                self.written.pop();
+            }
+            return Err(e);
+        }
         let hash = hashed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).finalize();
-        self.written.push((path, hash));
+        self.written.pop();
+        self.written.push((path, Some(hash)));
         Ok(())
     }
 
@@ -168,7 +184,8 @@ impl QdrantRestore {
         if !self.read_back {
             return Ok(report);
         }
-        for (path, expected) in &self.written {
+        let whole = self.written.iter().filter_map(|(path, hash)| Some((path, (*hash)?)));
+        for (path, expected) in whole {
             let mut hasher = blake3::Hasher::new();
             let mut body = from_file(cx, path.clone());
             let mut document = Vec::new();
@@ -180,7 +197,7 @@ impl QdrantRestore {
                 }
             }
             let found = hasher.finalize();
-            if found != *expected {
+            if found != expected {
                 report.differences.push(Difference {
                     fact: format!("content of {}", path.display()),
                     expected: expected.to_hex().to_string(),
@@ -229,6 +246,11 @@ impl Restore for QdrantRestore {
                     }
                     text.extend_from_slice(&piece);
                 }
+                self.documented += text.len();
+                if self.documented > MAX_DOCUMENTS {
+                    let what = "the descriptions of all collections are too long";
+                    return Err(tell(Error::corrupt(what)));
+                }
                 let document = CollectionDocument::parse(&text).map_err(tell)?;
                 if document.name != name {
                     return Err(tell(Error::corrupt("the description is of another collection")));
@@ -255,7 +277,18 @@ impl Restore for QdrantRestore {
         match self.place {
             Place::Directory(_) => self.read_files(cx).await,
             Place::Server(live) => {
-                live.restore(cx, Self::gather(documents, shards)?, &self.captured).await
+                let (collections, lacking) = Self::gather(documents, shards);
+                let may_lack = self.allow_damage && !collections.is_empty();
+                let mut problems = Vec::new();
+                for e in lacking {
+                    if !may_lack {
+                        return Err(e);
+                    }
+                    problems.push(format!("left out: {}", e.chain()));
+                }
+                let mut report = live.restore(cx, collections, &self.captured).await?;
+                report.problems.append(&mut problems);
+                Ok(report)
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,8 +23,8 @@ const MAX_ANSWER: usize = 64 << 20;
 /// The longest error text of a server that is told.
 const MAX_TOLD: usize = 1000;
 
-/// What lies between attempts to remove a snapshot; nothing behind the last.
-const REMOVAL_PAUSES: [Duration; 4] = [
+/// What lies between attempts to remove something; nothing behind the last.
+pub(crate) const REMOVAL_PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(500),
     Duration::from_secs(2),
@@ -37,6 +37,7 @@ pub(crate) struct Server {
     pub(crate) url: String,
     config: QdrantConfig,
     client: reqwest::Client,
+    key: Option<HeaderValue>,
 }
 
 /// A shard as a node speaks of it.
@@ -113,10 +114,18 @@ impl Server {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10));
+        // A proxy would read the key.
+        let client = if url.starts_with("http://") { client.no_proxy() } else { client };
         let client = client.build().map_err(|e| {
             Error::new(Reason::Unavailable, "no HTTP client can be made").caused_by(e)
         })?;
-        Ok(Self { url: url.to_owned(), config: config.clone(), client })
+        let key = config.api_key.as_ref().map(|key| {
+            let mut value = HeaderValue::from_str(key.expose())
+                .map_err(|_| Error::new(Reason::InvalidConfig, "`api_key`: no key is like that"))?;
+            value.set_sensitive(true);
+            Ok::<_, Error>(value)
+        });
+        Ok(Self { url: url.to_owned(), config: config.clone(), client, key: key.transpose()? })
     }
 
     /// Its version, such as `1.18.2`.
@@ -205,21 +214,21 @@ impl Server {
         self.post(cx, &["collections", name, "points", "scroll"], &question).await
     }
 
-    /// Have it make a snapshot of a shard.
+    /// Have it make a snapshot of a shard, which has these already.
     pub(crate) async fn make_snapshot(
         &self,
         cx: &Context,
         name: &str,
         shard: u32,
+        before: Vec<SnapshotFile>,
     ) -> Result<SnapshotFile> {
         let number = shard.to_string();
         let path = ["collections", name, "shards", &number, "snapshots"];
-        let before = self.snapshots(cx, name, shard).await?;
         // Without it an error is told to nobody.
         let request = self.request(Method::POST, &path)?.query(&[("wait", "true")]);
         let file =
             match self.answer::<SnapshotFile>(cx, request, self.config.snapshot_timeout).await {
-                Err(e) if matches!(e.reason(), Reason::Unavailable | Reason::TimedOut) => {
+                Err(e) if e.is_passing() || e.is_cancelled() => {
                     // Whether it was made nobody has said. What has come since may be somebody else's: it is named, and stays.
                     let cx = cx.for_cleanup(self.config.timeout);
                     let mut now = self.snapshots(&cx, name, shard).await.unwrap_or_default();
@@ -231,6 +240,13 @@ impl Server {
                 }
                 other => other?,
             };
+        if before.iter().any(|before| before.name == file.name) {
+            // They are named after the second in which they are made, and somebody has made one in the same: whose it is now
+            // nobody can say.
+            let what = "the server has given a snapshot a name that another one had";
+            let e = Error::new(Reason::Unavailable, what).with("snapshot", file.name);
+            return Err(e.with_hint("try again: somebody else makes snapshots of the same shard"));
+        }
         if file.name.contains('/') || file.name.chars().all(|c| c == '.') {
             return Err(self.misunderstood("a snapshot has an impossible name"));
         }
@@ -260,7 +276,12 @@ impl Server {
         for pause in REMOVAL_PAUSES {
             let request = self.request(Method::DELETE, &path)?.query(&[("wait", "true")]);
             match self.answer::<Value>(cx, request, self.config.timeout).await {
-                Err(e) if e.reason() == Reason::NotFound => return Ok(()),
+                // One may outlive its collection, and belongs to the next of that name.
+                Err(e)
+                    if e.reason() == Reason::NotFound && !e.to_string().contains("Collection") =>
+                {
+                    return Ok(());
+                }
                 Err(e) if pause.is_zero() => {
                     return Err(e
                         .with("snapshot", file)
@@ -446,8 +467,8 @@ impl Server {
             segments.pop_if_empty().extend(path);
         }
         let request = self.client.request(method, url);
-        Ok(match &self.config.api_key {
-            Some(key) => request.header("api-key", key.expose()),
+        Ok(match &self.key {
+            Some(key) => request.header("api-key", key),
             None => request,
         })
     }
@@ -565,7 +586,17 @@ impl Server {
         let e = Error::new(reason, what).with("url", &self.url).with("status", status.as_u16());
         match told.trim() {
             "" => e,
-            told => e.with("said", told.chars().take(MAX_TOLD).collect::<String>()),
+            told => {
+                e.with("said", self.without_key(told).chars().take(MAX_TOLD).collect::<String>())
+            }
+        }
+    }
+
+    /// A server may repeat what it was sent.
+    fn without_key(&self, told: &str) -> String {
+        match &self.config.api_key {
+            Some(key) if !key.expose().is_empty() => told.replace(key.expose(), "…"),
+            _ => told.to_owned(),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use snapkit_core::context::Context;
 use snapkit_core::error::IoContext as _;
 use snapkit_core::facts::{Facts, Standing};
@@ -14,11 +15,12 @@ use snapkit_core::source::RestoreReport;
 use snapkit_core::{Error, Reason, Result};
 
 use super::{Taken, expected};
-use crate::archive::Archive;
+use crate::archive::{Archive, examined};
 use crate::config::QdrantConfig;
 use crate::document::{CollectionDocument, Limits, Part};
 use crate::look::{Nodes, Placed};
 use crate::points::{self, Points};
+use crate::server::REMOVAL_PAUSES;
 
 /// How long a server may take until all shards that it was given are active.
 const READY: Duration = Duration::from_secs(60);
@@ -49,13 +51,18 @@ struct Progress {
     done: Vec<Done>,
     /// Aliases that led elsewhere, and where.
     led: Vec<(String, String)>,
+    /// Collections that were only to try something, and are still there.
+    left: Vec<String>,
 }
 
 /// A collection that was touched.
 struct Done {
     name: String,
-    /// What was there before.
+    is_replaced: bool,
+    /// What was there before, if there was a place for it.
     kept: Option<Kept>,
+    /// Somebody else has made one of its name meanwhile, which is theirs.
+    is_theirs: bool,
 }
 
 /// The old state of a collection.
@@ -91,7 +98,7 @@ impl Live {
         cx: &Context,
         collections: &BTreeMap<String, Taken>,
         captured: &Facts,
-        Progress { done, led }: &mut Progress,
+        Progress { done, led, left }: &mut Progress,
         report: &mut RestoreReport,
     ) -> Result<()> {
         let first = self.nodes.first()?;
@@ -106,23 +113,32 @@ impl Live {
         }
         for (name, taken) in collections {
             let mut kept = None;
-            if there.contains(name) {
+            let is_replaced = there.contains(name);
+            if is_replaced {
+                // Nothing is touched before it is known that there is something to come in its place.
+                self.rehearse(cx, taken, captured, left).await?;
                 if let Some(recovery) = &self.recovery {
                     kept = Some(self.keep(cx, name, recovery, &aliases).await?);
                 }
-                // Not before it is known that there is something to come in its place.
-                self.rehearse(cx, taken, captured).await?;
-                done.push(Done { name: name.clone(), kept });
-                first.delete(cx, name).await?;
-            } else {
-                done.push(Done { name: name.clone(), kept });
+                if let Err(e) = self.discard(cx, name).await {
+                    // It may be gone all the same.
+                    if self.is_there(&cx.for_cleanup(READY), name).await.unwrap_or_default() {
+                        return Err(e.with("collection", name));
+                    }
+                    done.push(Done { name: name.clone(), is_replaced, kept, is_theirs: false });
+                    return Err(e.with("collection", name));
+                }
             }
-            let made = self.make(cx, name, taken).await;
-            if made.as_ref().is_err_and(|e| e.reason() == Reason::AlreadyExists) {
-                // Somebody else has made one of this name meanwhile: it is theirs.
-                done.pop();
+            done.push(Done { name: name.clone(), is_replaced, kept, is_theirs: false });
+            let made = self.begin(cx, name, &taken.document).await;
+            if made.as_ref().is_err_and(|e| e.reason() == Reason::AlreadyExists)
+                && let Some(done) = done.last_mut()
+            {
+                done.is_theirs = true;
             }
-            made.map_err(|e| e.with("collection", name))?;
+            let tell = |e: Error| e.with("collection", name);
+            made.map_err(tell)?;
+            self.fill(cx, name, taken).await.map_err(tell)?;
             self.count(cx, name, name, captured).await?;
             let behind = self.nodes.behind(cx, name).await?;
             if behind > 0 {
@@ -137,7 +153,12 @@ impl Live {
                 let elsewhere = aliases
                     .iter()
                     .find(|(to, other)| other == alias && !collections.contains_key(to));
-                led.extend(elsewhere.map(|(to, alias)| (alias.clone(), to.clone())));
+                if let Some((to, _)) = elsewhere {
+                    report
+                        .notes
+                        .push(format!("the alias {alias} led to {to}, and leads to {name} now"));
+                    led.push((alias.clone(), to.clone()));
+                }
                 first.alias(cx, name, alias).await.map_err(|e| e.with("alias", alias))?;
             }
         }
@@ -147,8 +168,12 @@ impl Live {
         for (name, taken) in collections {
             self.tune(cx, name, &taken.document).await?;
         }
-        if self.read_back {
-            self.read(cx, collections, points, captured, report).await?;
+        if self.read_back
+            && let Err(e) = self.read(cx, collections, points, captured, report).await
+        {
+            // Everything is there and counted: what fails from here on is told, and does not undo that.
+            cx.check()?;
+            report.problems.push(format!("not read back: {}", e.chain()));
         }
         Ok(())
     }
@@ -193,29 +218,64 @@ impl Live {
     }
 
     /// Build a collection under another name, count it, and take it away again.
-    async fn rehearse(&self, cx: &Context, taken: &Taken, captured: &Facts) -> Result<()> {
+    async fn rehearse(
+        &self,
+        cx: &Context,
+        taken: &Taken,
+        captured: &Facts,
+        left: &mut Vec<String>,
+    ) -> Result<()> {
         let tag: String = cx.random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let fresh = format!("snapkit-{tag}");
         let name = &taken.document.name;
-        let made = match self.make(cx, &fresh, taken).await {
-            Ok(()) => self.count(cx, &fresh, name, captured).await,
-            Err(e) => Err(e),
+        let tell = |e: Error| e.with("collection", name);
+        if self.is_there(cx, &fresh).await? {
+            let e = Error::new(Reason::AlreadyExists, "somebody has a collection of this name");
+            return Err(tell(e.with("name", fresh)));
+        }
+        left.push(fresh.clone());
+        let made = async {
+            self.begin(cx, &fresh, &taken.document).await?;
+            self.fill(cx, &fresh, taken).await?;
+            self.count(cx, &fresh, name, captured).await
         };
-        let removed = match self.nodes.first()?.delete(&cx.for_cleanup(BRING_BACK), &fresh).await {
-            Err(e) if e.reason() == Reason::NotFound => Ok(()),
-            other => other.map_err(|e| e.with("collection", &fresh)),
-        };
-        made.and(removed).map_err(|e| e.with("collection", name))
+        let made = made.await;
+        let removed = self.discard(&cx.for_cleanup(BRING_BACK), &fresh).await;
+        if removed.is_ok() {
+            left.clear();
+        }
+        made.and(removed).map_err(tell)
     }
 
-    /// Make a collection of this name, and give its shards what they had.
-    async fn make(&self, cx: &Context, name: &str, taken: &Taken) -> Result<()> {
-        let first = self.nodes.first()?;
-        let document = &taken.document;
-        if first.collections(cx).await?.iter().any(|there| there == name) {
+    async fn is_there(&self, cx: &Context, name: &str) -> Result<bool> {
+        Ok(self.nodes.first()?.collections(cx).await?.iter().any(|there| there == name))
+    }
+
+    /// Delete a collection, in several attempts.
+    async fn discard(&self, cx: &Context, name: &str) -> Result<()> {
+        for pause in REMOVAL_PAUSES {
+            match self.nodes.first()?.delete(cx, name).await {
+                Err(e) if e.reason() == Reason::NotFound => return Ok(()),
+                Err(e) if pause.is_zero() => return Err(e),
+                Err(_) => cx.sleep(pause).await?,
+                Ok(()) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Make a collection without points. `already-exists` if there is one, which was not made here.
+    async fn begin(&self, cx: &Context, name: &str, document: &CollectionDocument) -> Result<()> {
+        if self.is_there(cx, name).await? {
             return Err(Error::new(Reason::AlreadyExists, "somebody else has just made it"));
         }
-        first.create(cx, name, &document.settings()).await?;
+        self.nodes.first()?.create(cx, name, &document.settings()).await
+    }
+
+    /// Give a collection that was just made its shards, and them what they had.
+    async fn fill(&self, cx: &Context, name: &str, taken: &Taken) -> Result<()> {
+        let first = self.nodes.first()?;
+        let document = &taken.document;
         for (key, shards) in document.keys() {
             first.create_shards(cx, name, key, shards.len()).await?;
         }
@@ -259,10 +319,10 @@ impl Live {
 
     /// That as many points are there as have to be. A server may take a snapshot with success, and have nothing.
     async fn count(&self, cx: &Context, there: &str, name: &str, captured: &Facts) -> Result<()> {
+        let Some((count, is_certain)) = expected(captured, name) else { return Ok(()) };
         let limit = cx.within(READY);
         loop {
             let found = self.nodes.first()?.count(cx, there, Limits::default()).await?;
-            let Some((count, is_certain)) = expected(captured, name) else { return Ok(()) };
             let found = i64::try_from(found).unwrap_or(i64::MAX);
             if !((is_certain && found != count) || (count > 0 && found == 0)) {
                 return Ok(());
@@ -283,11 +343,12 @@ impl Live {
         &self,
         cx: &Context,
         collections: &BTreeMap<String, Taken>,
-    ) -> Result<Vec<Points>> {
+    ) -> Result<Vec<Result<Points>>> {
         let (first, most) = (self.nodes.first()?, self.config.digest_points);
         let mut all = Vec::new();
         for name in collections.keys() {
-            all.push(points::read(cx, first, name, most, Limits::default()).await?);
+            all.push(points::read(cx, first, name, most, Limits::default()).await);
+            cx.check()?;
         }
         Ok(all)
     }
@@ -297,7 +358,7 @@ impl Live {
         &self,
         cx: &Context,
         collections: &BTreeMap<String, Taken>,
-        points: Vec<Points>,
+        points: Vec<Result<Points>>,
         captured: &Facts,
         report: &mut RestoreReport,
     ) -> Result<()> {
@@ -306,8 +367,16 @@ impl Live {
         report.facts.observe("server.version", self.version.clone());
         for ((name, taken), points) in collections.iter().zip(points) {
             let (now, ..) = self.nodes.collection(cx, name, &self.version, &aliases).await?;
-            let told = Some((&points, Standing::Observed));
+            let told = points.as_ref().ok().map(|points| (points, Standing::Observed));
             points::tell(&mut report.facts, &now, Standing::Observed, told);
+            if let Err(e) = points {
+                report.facts.unknown(format!("{name}.points"), e.chain());
+            }
+            if !expected(captured, name).is_some_and(|(_, is_certain)| is_certain) {
+                // Nobody can say that all points are there, whatever else is as it was.
+                let why = "somebody wrote while it was captured: how many points it has to have is not known";
+                report.facts.unknown(format!("{name}.config"), why);
+            }
             if taken.document.version != self.version {
                 // Settings have other names, and more of them, in another version.
                 report.beside.insert(format!("{name}.config"));
@@ -328,14 +397,24 @@ impl Live {
         aliases: &[(String, String)],
     ) -> Result<Kept> {
         let (document, placed, _) = self.nodes.collection(cx, name, &self.version, aliases).await?;
+        let other = numbers_anew(&document).into_iter().find(|(number, shard)| number != shard);
+        if let Some((number, shard)) = other.filter(|(_, shard)| !document.is_alone(*shard)) {
+            let what = "the collection could not be brought back if something went wrong: its shards would get other numbers";
+            return Err(Error::new(Reason::Unsupported, what)
+                .with("collection", name)
+                .with("shard", shard)
+                .with("new", number)
+                .with_hint("delete it yourself, or restore elsewhere with --target"));
+        }
         let (recovery, own) = (recovery.to_owned(), name.to_owned());
-        let directory = cx.blocking(move || room_for(recovery, &own)).await?;
+        let directory = cx.blocking(move || room_for(&recovery, &own)).await?;
         let mut shards = BTreeMap::new();
         for Placed { shard, node } in placed {
-            let file = node.make_snapshot(cx, name, shard.id).await?;
+            let before = node.snapshots(cx, name, shard.id).await?;
+            let file = node.make_snapshot(cx, name, shard.id, before).await?;
             let path = directory.join(Part::Shard(name, shard.id).artifact()?.as_str());
             let fetched = async {
-                let body = node.download(cx, name, shard.id, &file).await?;
+                let body = examined(node.download(cx, name, shard.id, &file).await?);
                 Archive::write(cx, path, body).await
             };
             let fetched = fetched.await;
@@ -344,7 +423,7 @@ impl Live {
             shards.insert(shard.id, fetched?);
             removed?;
         }
-        let script = self.way_back(&document, &directory)?;
+        let script = self.way_back(&document, &shards)?;
         let files = [
             (Part::Document(name).artifact()?.to_string(), serde_json::to_vec_pretty(&document)),
             (CREATE.to_owned(), serde_json::to_vec_pretty(&document.settings())),
@@ -356,7 +435,14 @@ impl Live {
                 let path = place.join(file);
                 let text =
                     text.map_err(|e| Error::internal("a document cannot be written").caused_by(e))?;
-                fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
+                let what = || format!("cannot write {}", path.display());
+                let mut file = fs::File::create_new(&path).doing(what)?;
+                file.write_all(&text).and_then(|()| file.sync_all()).doing(what)?;
+            }
+            // What is deleted next is nowhere else.
+            for directory in [Some(place.as_path()), place.parent()].into_iter().flatten() {
+                let what = || format!("cannot write {}", directory.display());
+                fs::File::open(directory).and_then(|directory| directory.sync_all()).doing(what)?;
             }
             Ok(())
         })
@@ -366,21 +452,29 @@ impl Live {
 
     /// Bring back what was there, as far as possible. The error that led here, and what has become of the target.
     async fn take_back(&self, cx: &Context, progress: Progress, mut e: Error) -> Error {
-        let Progress { done, led } = progress;
-        let mut is_whole = true;
-        for Done { name, kept } in done.into_iter().rev() {
+        let Progress { done, led, left } = progress;
+        let mut is_whole = left.is_empty();
+        for name in left {
+            e = e.with("left", name).with_hint("delete what is left on the server");
+        }
+        for Done { name, is_replaced, kept, is_theirs } in done.into_iter().rev() {
             // The restore may have been cancelled.
             let cx = cx.for_cleanup(BRING_BACK);
             let taken_back = async {
-                let first = self.nodes.first()?;
-                match first.delete(&cx, &name).await {
-                    Err(e) if e.reason() != Reason::NotFound => return Err(e),
-                    _ => {}
+                if is_theirs {
+                    let what = "somebody has made one of its name meanwhile";
+                    let theirs = Error::new(Reason::AlreadyExists, what);
+                    return if is_replaced { Err(theirs) } else { Ok(()) };
                 }
-                let Some(kept) = &kept else { return Ok(()) };
-                self.make(&cx, &name, &kept.taken).await?;
+                self.discard(&cx, &name).await?;
+                let Some(kept) = &kept else {
+                    let gone = Error::new(Reason::Unsupported, "its old state was not kept");
+                    return if is_replaced { Err(gone) } else { Ok(()) };
+                };
+                self.begin(&cx, &name, &kept.taken.document).await?;
+                self.fill(&cx, &name, &kept.taken).await?;
                 for alias in &kept.taken.document.aliases {
-                    first.alias(&cx, &name, alias).await?;
+                    self.nodes.first()?.alias(&cx, &name, alias).await?;
                 }
                 self.tune(&cx, &name, &kept.taken.document).await
             };
@@ -404,8 +498,12 @@ impl Live {
     }
 
     /// A script that brings a collection back from what was kept of it: also for whoever finds it after a restore that was
-    /// killed.
-    fn way_back(&self, document: &CollectionDocument, directory: &Path) -> Result<String> {
+    /// killed, wherever the directory is then.
+    fn way_back(
+        &self,
+        document: &CollectionDocument,
+        shards: &BTreeMap<u32, Archive>,
+    ) -> Result<String> {
         let name = &document.name;
         let quote = |text: &str| shell::quote(text.as_bytes());
         let at = |rest: &str| {
@@ -421,14 +519,27 @@ impl Live {
             }
             None => "curl -gfsS -o /dev/null \"$@\"",
         };
+        let mut kept = Vec::new();
+        for (number, shard) in numbers_anew(document) {
+            let archive = shards.get(&shard).ok_or_else(|| Error::internal("a shard is gone"))?;
+            let file = format!("./{}", Part::Shard(name, shard).artifact()?);
+            kept.push((number, file, &archive.sha256));
+        }
         let mut lines = vec![
             "#!/bin/sh".to_owned(),
             format!("# Brings back the collection {} as it was.", quote(name).replace('\n', " ")),
             "set -eu".to_owned(),
-            format!("ask() {{ {ask}; }}"),
-            format!("ask -X DELETE {}", at("")),
-            send("PUT", at(""), &format!("@{}", directory.join(CREATE).display())),
+            "cd \"$(dirname \"$0\")\"".to_owned(),
+            "# Nothing is deleted unless everything is here.".to_owned(),
+            format!("test -r ./{CREATE}"),
         ];
+        for (_, file, sha256) in &kept {
+            let file = quote(file);
+            lines.push(format!("test \"$(sha256sum <{file} | cut -c1-64)\" = {sha256}"));
+        }
+        lines.push(format!("ask() {{ {ask}; }}"));
+        lines.push(format!("ask -X DELETE {}", at("")));
+        lines.push(send("PUT", at(""), &format!("@./{CREATE}")));
         for (shard_key, shards) in document.keys() {
             let body = json!({ "shard_key": shard_key, "shards_number": shards.len() });
             lines.push(send("PUT", at("/shards"), &body.to_string()));
@@ -437,15 +548,18 @@ impl Live {
             let body = json!({ "field_name": field, "field_schema": schema });
             lines.push(send("PUT", at("/index?wait=true"), &body.to_string()));
         }
-        for (number, shard) in numbers_anew(document) {
-            let file = directory.join(Part::Shard(name, shard).artifact()?.as_str());
-            let file = file.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
-            let upload = format!("/shards/{number}/snapshots/upload?wait=true&priority=snapshot");
-            lines.push(format!(
-                "ask -X POST {} -F {}",
-                at(&upload),
-                quote(&format!("snapshot=@\"{file}\""))
-            ));
+        if !self.config.nodes.is_empty() {
+            let what =
+                "# A node takes only shards that it has: GET /collections/NAME/cluster says which.";
+            lines.push(what.to_owned());
+        }
+        for (number, file, sha256) in kept {
+            let file = file.replace('\\', "\\\\").replace('"', "\\\"");
+            let upload = format!(
+                "/shards/{number}/snapshots/upload?wait=true&priority=snapshot&checksum={sha256}"
+            );
+            let file = quote(&format!("snapshot=@\"{file}\""));
+            lines.push(format!("ask -X POST {} -F {file}", at(&upload)));
         }
         for alias in &document.aliases {
             let body = json!({ "actions": [{ "create_alias": { "collection_name": name, "alias_name": alias } }] });
@@ -477,8 +591,7 @@ fn counterparts<'p>(
 ) -> Result<Vec<(u32, &'p Placed)>> {
     let mut pairs = Vec::new();
     for shard in &document.shards {
-        let of_key = |key: &Option<Value>| document.shards.iter().filter(|s| s.key == *key).count();
-        let is_alone = shard.key.is_some() && of_key(&shard.key) == 1;
+        let is_alone = document.is_alone(shard.id);
         let found = placed.iter().find(|placed| {
             placed.shard.key == shard.key && (is_alone || placed.shard.id == shard.id)
         });
@@ -496,7 +609,7 @@ fn counterparts<'p>(
 }
 
 /// A new directory for a collection: what was kept before stays.
-fn room_for(recovery: PathBuf, name: &str) -> Result<PathBuf> {
+fn room_for(recovery: &Path, name: &str) -> Result<PathBuf> {
     let mut directory = recovery.join(name);
     for number in 2.. {
         match fs::create_dir(&directory) {

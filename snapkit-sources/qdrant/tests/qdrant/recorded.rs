@@ -155,7 +155,7 @@ async fn ask_again(recordings: &str, double: &QdrantDouble) -> Vec<String> {
         }
         let answer = asked.send().await.unwrap();
         let at = format!("{n} {method} {path}");
-        if Value::from(answer.status().as_u16()) != response["status"] {
+        if response["status"] != answer.status().as_u16() {
             found.push(format!("{at}: {} became {}", response["status"], answer.status()));
         }
         let bytes = answer.bytes().await.unwrap().to_vec();

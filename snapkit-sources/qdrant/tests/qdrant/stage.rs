@@ -165,6 +165,13 @@ impl Server {
         config
     }
 
+    /// The names of its collections.
+    pub(crate) async fn collections(&self) -> Vec<String> {
+        let all = self.must("GET", "/collections", Value::Null).await;
+        let names = all["collections"].as_array().unwrap().iter();
+        names.map(|named| named["name"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// A double was asked nothing that nobody has recorded, and nothing lies on it.
     pub(crate) fn assert_clean(&self) {
         let Some(double) = &self.double else { return };
@@ -189,6 +196,17 @@ pub(crate) async fn carry(
     to: &Qdrant,
     target: Target,
     ask: impl FnOnce(&mut RestoreRequest),
+) -> Result<(CaptureReport, RestoreReport)> {
+    carry_some(from, to, target, ask, |_| true).await
+}
+
+/// The same, but only artifacts of some names arrive.
+pub(crate) async fn carry_some(
+    from: &Qdrant,
+    to: &Qdrant,
+    target: Target,
+    ask: impl FnOnce(&mut RestoreRequest),
+    arrives: impl Fn(&str) -> bool,
 ) -> Result<(CaptureReport, RestoreReport)> {
     let cx = &Context::system();
     let mut capture = from.capture(cx, None).await?;
@@ -223,7 +241,7 @@ pub(crate) async fn carry(
     let mut request = RestoreRequest::new(target, record);
     ask(&mut request);
     let mut restore = to.restore(cx, &request).await?;
-    for (meta, bytes) in stored {
+    for (meta, bytes) in stored.into_iter().filter(|(meta, _)| arrives(meta.name.as_str())) {
         let body = futures_util::stream::iter(bytes.into_iter().map(Ok));
         let body = snapkit_core::artifact::Body::Bytes(Box::pin(body));
         if let Err(e) = restore.put(cx, &meta, body).await {
