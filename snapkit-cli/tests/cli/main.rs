@@ -5,6 +5,7 @@
 
 mod beside;
 mod create;
+mod cut;
 mod damaged;
 mod databases;
 mod everyday;

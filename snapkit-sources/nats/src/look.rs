@@ -1,9 +1,11 @@
 //! What a stream holds, as its server gives it when it is asked for all of it, and what is said of that.
 
+use std::time::Duration;
+
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Fact, FactValue, Facts, Standing};
 use snapkit_core::scratch::Room;
-use snapkit_core::{Error, Result};
+use snapkit_core::{Error, Reason, Result};
 
 use crate::archive;
 use crate::document::StreamDocument;
@@ -22,6 +24,15 @@ pub(crate) struct Taken {
     pub(crate) messages: Spool,
 }
 
+/// What lies between attempts to have a server give a stream.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
+
+/// Whether a server looked for a file that it has just removed, or not yet made, as 2.9.10 does under load.
+fn was_elsewhere(e: &Error) -> bool {
+    e.reason() == Reason::Corrupt && e.to_string().contains("no such file or directory")
+}
+
 /// Take a stream up to where it was, or as it is now.
 ///
 /// `corrupt` if the server gives another number of messages than it says that it has, and none were removed meanwhile.
@@ -32,13 +43,19 @@ pub(crate) async fn take(
     room: &Room,
     frozen: Option<StreamState>,
 ) -> Result<Taken> {
-    let (inner, room, name) = (cx.clone(), room.clone(), stream.to_owned());
-    let (told, (contents, spool)) = download(cx, server, stream, move |pieces| {
-        let mut spool = SpoolWriter::begin(&inner, &room)?;
-        let contents = archive::read(&inner, &name, pieces, &mut spool)?;
-        Ok((contents, spool))
-    })
-    .await?;
+    let mut pauses = PAUSES.iter();
+    let (told, (contents, spool)) = loop {
+        let (inner, room, name) = (cx.clone(), room.clone(), stream.to_owned());
+        let downloaded = download(cx, server, stream, move |pieces| {
+            let mut spool = SpoolWriter::begin(&inner, &room)?;
+            let contents = archive::read(&inner, &name, pieces, &mut spool)?;
+            Ok((contents, spool))
+        });
+        match (downloaded.await, pauses.next()) {
+            (Err(e), Some(pause)) if was_elsewhere(&e) => cx.sleep(*pause).await?,
+            (other, _) => break other?,
+        }
+    };
     let state = frozen.unwrap_or(told.state);
     let range = (state.first_seq, state.last_seq);
     let spool = cx.blocking(move || spool.finish(range.0, range.1)).await?;
