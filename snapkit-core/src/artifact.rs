@@ -196,6 +196,16 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send + 'static>
 /// The largest piece that a byte stream may yield: 1 MiB. Larger ones are an error of the producer.
 pub const MAX_PIECE: usize = 1 << 20;
 
+/// Bytes that are in memory, in pieces that may travel.
+#[must_use]
+pub fn in_pieces(bytes: &Bytes) -> ByteStream {
+    let pieces: Vec<_> = (0..bytes.len())
+        .step_by(MAX_PIECE)
+        .map(|at| Ok(bytes.slice(at..bytes.len().min(at + MAX_PIECE))))
+        .collect();
+    Box::pin(futures_util::stream::iter(pieces))
+}
+
 /// Content of an artifact, on its way out of a capture or into a restore or a check: the same in
 /// both directions, so that a source can be tested without an engine.
 pub enum Body {

@@ -36,6 +36,12 @@ impl<T: Zeroize> fmt::Debug for Secret<T> {
 /// A passphrase or another secret text.
 pub type SecretString = Secret<String>;
 
+/// Reads a setting that may be left out, for serde's `deserialize_with`: secrets have no serde of their own, so that none is
+/// written by accident.
+pub fn optional<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(<Option<String> as serde::Deserialize>::deserialize(d)?.map(Secret::new))
+}
+
 /// A 256-bit key.
 pub type SecretKey = Secret<[u8; 32]>;
 

@@ -9,7 +9,9 @@ use crate::support::{TestEnv, said};
 
 #[test]
 fn it_is_captured_and_comes_back() {
-    let env = TestEnv::with_repository();
+    let mut env = TestEnv::with_repository();
+    // Nobody listens there: a proxy is told no password.
+    env.set("http_proxy", "http://127.0.0.1:9");
     let samples: String = (0..2000)
         .map(|n| format!("orders{{shop=\"a\"}} {n} {}\n", 1_795_600_000 + n * 15))
         .collect();

@@ -26,7 +26,9 @@ fn points(numbers: std::ops::Range<u32>) -> String {
 
 #[test]
 fn it_is_captured_and_comes_back() {
-    let env = TestEnv::with_repository();
+    let mut env = TestEnv::with_repository();
+    // Nobody listens there: a proxy is told no key.
+    env.set("http_proxy", "http://127.0.0.1:9");
     let server = QdrantDouble::start().with_keys("hunter2", "reads");
     let other = QdrantDouble::start().with_keys("hunter2", "reads");
     let url = server.url(0).to_owned();

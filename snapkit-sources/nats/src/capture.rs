@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
-use snapkit_core::artifact::{
-    ArtifactMeta, ArtifactName, Body, ByteStream, Chunking, MAX_PIECE, Shape,
-};
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, in_pieces};
 use snapkit_core::context::Context;
 use snapkit_core::facts::Standing;
 use snapkit_core::scratch::Room;
@@ -130,15 +127,6 @@ impl NatsCapture {
         }
         Ok(Body::Records(Box::new(again.messages.records()?)))
     }
-}
-
-/// Text in pieces that may travel.
-fn in_pieces(text: &Bytes) -> ByteStream {
-    let pieces: Vec<_> = (0..text.len())
-        .step_by(MAX_PIECE)
-        .map(|at| Ok(text.slice(at..text.len().min(at + MAX_PIECE))))
-        .collect();
-    Box::pin(stream::iter(pieces))
 }
 
 #[async_trait]

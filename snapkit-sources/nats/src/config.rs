@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapkit_core::registry::{percent_decode, wait};
-use snapkit_core::secret::{Secret, SecretString};
+use snapkit_core::secret::{self, Secret, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
 /// How long a server may say nothing unless configured: 60 s.
@@ -25,10 +25,10 @@ pub struct NatsConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The user's password. It is in no snapshot: a restore takes it from the stack file, too.
-    #[serde(default, skip_serializing, deserialize_with = "secret")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub password: Option<SecretString>,
     /// A token in the place of user and password. It is in no snapshot either.
-    #[serde(default, skip_serializing, deserialize_with = "secret")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub token: Option<SecretString>,
     /// The server that password and token are for, where settings come from a snapshot: see [`add_secrets`].
     #[serde(default, skip_serializing)]
@@ -67,10 +67,6 @@ pub struct NatsConfig {
 
 fn default_timeout() -> Duration {
     TIMEOUT
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(Secret::new))
 }
 
 impl NatsConfig {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapkit_core::registry::wait;
-use snapkit_core::secret::{Secret, SecretString};
+use snapkit_core::secret::{self, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
 /// How long a server may take to answer unless configured: 2 min. It writes what it has in memory to the disk meanwhile.
@@ -26,10 +26,10 @@ pub struct PrometheusConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The user's password. It is in no snapshot, and is told to no other address than that of the stack file.
-    #[serde(default, skip_serializing, deserialize_with = "secret")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub password: Option<SecretString>,
     /// A bearer token in the place of user and password. Likewise.
-    #[serde(default, skip_serializing, deserialize_with = "secret")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub token: Option<SecretString>,
     /// Queries whose answers at the moment of the capture are facts of that name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -41,10 +41,6 @@ pub struct PrometheusConfig {
 
 fn default_timeout() -> Duration {
     TIMEOUT
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(Secret::new))
 }
 
 impl PrometheusConfig {

@@ -136,7 +136,8 @@ pub(crate) fn examined(body: ByteStream) -> ByteStream {
     ))
 }
 
-fn hex(hasher: Sha256) -> String {
+/// In hexadecimal digits.
+pub(crate) fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

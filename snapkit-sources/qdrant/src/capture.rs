@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
 use serde_json::Value;
-use snapkit_core::artifact::{
-    ArtifactMeta, ArtifactName, Body, ByteStream, Chunking, MAX_PIECE, Shape,
-};
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, in_pieces};
 use snapkit_core::context::Context;
 use snapkit_core::facts::{Facts, Standing};
 use snapkit_core::scratch::Room;
@@ -216,15 +213,6 @@ async fn manifests(cx: &Context, name: &str, placed: &[Placed]) -> Option<Vec<Va
     Some(all)
 }
 
-/// Text in pieces that may travel.
-fn in_pieces(text: &Bytes) -> ByteStream {
-    let pieces: Vec<_> = (0..text.len())
-        .step_by(MAX_PIECE)
-        .map(|at| Ok(text.slice(at..text.len().min(at + MAX_PIECE))))
-        .collect();
-    Box::pin(stream::iter(pieces))
-}
-
 #[async_trait]
 impl Capture for QdrantCapture {
     async fn freeze(&mut self, cx: &Context) -> Result<Cut> {
@@ -333,9 +321,9 @@ impl Capture for QdrantCapture {
     }
 
     async fn abort(mut self: Box<Self>, cx: &Context) -> Result<()> {
-        let mut stay = self.release(&cx.for_cleanup(RELEASE)).await;
-        // What a node still makes is ours to remove, if it is done soon.
-        let awaited = self.take_over(&cx.for_cleanup(RELEASE)).await;
+        let mut stay = self.release(cx).await;
+        // What a node still makes is ours to remove, if it is done in the time that there is.
+        let awaited = self.take_over(cx).await;
         stay.extend(self.release(&cx.for_cleanup(RELEASE)).await);
         let asked = self.asked.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some((collection, placed, _)), Err(e)) = (asked, awaited) {

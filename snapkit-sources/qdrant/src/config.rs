@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use reqwest::Url;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapkit_core::globs::PathGlobs;
 use snapkit_core::registry::wait;
-use snapkit_core::secret::{Secret, SecretString};
+use snapkit_core::secret::{self, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
 /// How long a server may say nothing unless configured: 60 s.
@@ -45,7 +45,7 @@ pub struct QdrantConfig {
     pub nodes: Vec<String>,
     /// An API key that may manage, the same on all nodes. It is in no snapshot, and is told to no other address than those of
     /// the stack file.
-    #[serde(default, skip_serializing, deserialize_with = "secret")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub api_key: Option<SecretString>,
     /// The names of the collections, in which `*` stands for anything; all unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -79,10 +79,6 @@ fn default_snapshot_timeout() -> Duration {
 
 fn default_digest_points() -> u64 {
     DIGEST_POINTS
-}
-
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(Secret::new))
 }
 
 fn bad(what: &str) -> Error {

@@ -13,7 +13,7 @@ use snapkit_core::artifact::ByteStream;
 use snapkit_core::context::Context;
 use snapkit_core::{Error, Reason, Result};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, hex};
 use crate::config::QdrantConfig;
 use crate::document::Limits;
 
@@ -315,8 +315,7 @@ impl Server {
                     let len = len + piece.len() as u64;
                     return Ok(Some((piece, (body, hasher, len))));
                 }
-                let found: String =
-                    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let found = hex(hasher);
                 let is_right =
                     file.checksum.as_ref().is_none_or(|sum| sum.eq_ignore_ascii_case(&found));
                 if len != file.size || !is_right {

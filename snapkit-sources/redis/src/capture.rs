@@ -6,10 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
-use snapkit_core::artifact::{
-    ArtifactMeta, ArtifactName, Body, ByteStream, Chunking, MAX_PIECE, Shape,
-};
+use snapkit_core::artifact::{ArtifactMeta, ArtifactName, Body, Chunking, Shape, in_pieces};
 use snapkit_core::context::{Context, Task};
 use snapkit_core::facts::{Facts, Standing};
 use snapkit_core::scratch::{Room, Scratch};
@@ -196,15 +193,6 @@ fn take(cx: &Context, pinned: Pinned, room: &Room, raw: bool) -> Result<Content>
     let (spool, all) = Spool::fill(cx, room, snapshot, now)?;
     all.into_inner().1.finish()?;
     Ok(Content::Keys(Box::new(spool)))
-}
-
-/// Text in pieces that may travel.
-fn in_pieces(text: &Bytes) -> ByteStream {
-    let pieces: Vec<_> = (0..text.len())
-        .step_by(MAX_PIECE)
-        .map(|at| Ok(text.slice(at..text.len().min(at + MAX_PIECE))))
-        .collect();
-    Box::pin(stream::iter(pieces))
 }
 
 #[async_trait]

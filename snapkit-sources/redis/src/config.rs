@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use snapkit_core::registry::{percent_decode, wait};
-use snapkit_core::secret::{Secret, SecretString};
+use snapkit_core::secret::{self, Secret, SecretString};
 use snapkit_core::{Error, Reason, Result};
 
 use crate::connection::{Address, Login, Trust};
@@ -28,7 +28,7 @@ pub struct RedisConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The password. It is in no snapshot: a restore takes it from the stack file, too.
-    #[serde(default, skip_serializing, deserialize_with = "password")]
+    #[serde(default, skip_serializing, deserialize_with = "secret::optional")]
     pub password: Option<SecretString>,
     /// The server that the password is for, where settings come from a snapshot: see [`add_secrets`].
     #[serde(default, skip_serializing)]
@@ -58,10 +58,6 @@ pub struct RedisConfig {
 
 fn default_timeout() -> Duration {
     TIMEOUT
-}
-
-fn password<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(Secret::new))
 }
 
 impl RedisConfig {

@@ -324,6 +324,37 @@ async fn settings_of_newer_servers_are_left_out() {
     );
 }
 
+/// Servers up to 2.9 look for a file that they have just removed, or not yet made: once more, it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_misses_a_file_for_a_moment_is_asked_again() {
+    let Some(program) = NatsServer::programs().into_iter().next() else { return };
+    let server = NatsServer::start(&program, "");
+    let client = Client::of(&server).await;
+    client.fill().await;
+    let index = server.path("store/jetstream/$G/streams/ORDERS/msgs/1.idx");
+    if !index.exists() {
+        let has_old_one = std::env::var_os("CI").is_some();
+        assert!(!has_old_one, "the oldest version must have such files in CI");
+        return;
+    }
+    let aside = server.path("aside.idx");
+    fs::rename(&index, &aside).unwrap();
+    let back = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        fs::rename(&aside, &index).unwrap();
+    });
+    let cx = Context::system().within(Duration::from_secs(60));
+    let mut capture = source(&server).capture(&cx, None).await.unwrap();
+    capture.freeze(&cx).await.unwrap();
+    capture.thaw(&cx).await.unwrap();
+    while let Some(meta) = capture.next(&cx).await.unwrap() {
+        drop(capture.open(&cx, &meta.name).await.unwrap());
+    }
+    back.await.unwrap();
+    let report = capture.finish(&cx).await.unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_understood() {
     let Some(program) = NatsServer::programs().pop() else { return };

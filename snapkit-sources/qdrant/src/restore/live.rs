@@ -61,8 +61,8 @@ struct Done {
     is_replaced: bool,
     /// What was there before, if there was a place for it.
     kept: Option<Kept>,
-    /// Somebody else has made one of its name meanwhile, which is theirs.
-    is_theirs: bool,
+    /// The server was told to make it: until then, and if it says that it has one, one of its name is somebody else's.
+    is_made: bool,
 }
 
 /// The old state of a collection.
@@ -125,18 +125,18 @@ impl Live {
                     if self.is_there(&cx.for_cleanup(READY), name).await.unwrap_or_default() {
                         return Err(e.with("collection", name));
                     }
-                    done.push(Done { name: name.clone(), is_replaced, kept, is_theirs: false });
+                    done.push(Done { name: name.clone(), is_replaced, kept, is_made: false });
                     return Err(e.with("collection", name));
                 }
             }
-            done.push(Done { name: name.clone(), is_replaced, kept, is_theirs: false });
-            let made = self.begin(cx, name, &taken.document).await;
-            if made.as_ref().is_err_and(|e| e.reason() == Reason::AlreadyExists)
-                && let Some(done) = done.last_mut()
-            {
-                done.is_theirs = true;
-            }
             let tell = |e: Error| e.with("collection", name);
+            let looked = self.look_for_none(cx, name).await;
+            done.push(Done { name: name.clone(), is_replaced, kept, is_made: looked.is_ok() });
+            looked.map_err(tell)?;
+            let made = first.create(cx, name, &taken.document.settings()).await;
+            if let (Err(e), Some(done)) = (&made, done.last_mut()) {
+                done.is_made = e.reason() != Reason::AlreadyExists;
+            }
             made.map_err(tell)?;
             self.fill(cx, name, taken).await.map_err(tell)?;
             self.count(cx, name, name, captured).await?;
@@ -229,13 +229,10 @@ impl Live {
         let fresh = format!("snapkit-{tag}");
         let name = &taken.document.name;
         let tell = |e: Error| e.with("collection", name);
-        if self.is_there(cx, &fresh).await? {
-            let e = Error::new(Reason::AlreadyExists, "somebody has a collection of this name");
-            return Err(tell(e.with("name", fresh)));
-        }
+        self.look_for_none(cx, &fresh).await.map_err(|e| tell(e.with("name", &fresh)))?;
         left.push(fresh.clone());
         let made = async {
-            self.begin(cx, &fresh, &taken.document).await?;
+            self.nodes.first()?.create(cx, &fresh, &taken.document.settings()).await?;
             self.fill(cx, &fresh, taken).await?;
             self.count(cx, &fresh, name, captured).await
         };
@@ -264,12 +261,12 @@ impl Live {
         Ok(())
     }
 
-    /// Make a collection without points. `already-exists` if there is one, which was not made here.
-    async fn begin(&self, cx: &Context, name: &str, document: &CollectionDocument) -> Result<()> {
-        if self.is_there(cx, name).await? {
-            return Err(Error::new(Reason::AlreadyExists, "somebody else has just made it"));
+    /// That there is no collection of this name: `already-exists` if there is.
+    async fn look_for_none(&self, cx: &Context, name: &str) -> Result<()> {
+        match self.is_there(cx, name).await? {
+            true => Err(Error::new(Reason::AlreadyExists, "somebody else has just made it")),
+            false => Ok(()),
         }
-        self.nodes.first()?.create(cx, name, &document.settings()).await
     }
 
     /// Give a collection that was just made its shards, and them what they had.
@@ -376,8 +373,7 @@ impl Live {
                 // Nobody can say that all points are there, whatever else is as it was.
                 let why = "somebody wrote while it was captured: how many points it has to have is not known";
                 report.facts.unknown(format!("{name}.config"), why);
-            }
-            if taken.document.version != self.version {
+            } else if taken.document.version != self.version {
                 // Settings have other names, and more of them, in another version.
                 report.beside.insert(format!("{name}.config"));
             }
@@ -420,6 +416,11 @@ impl Live {
             let fetched = fetched.await;
             let removed =
                 node.remove_snapshot(&cx.for_cleanup(READY), name, shard.id, &file.name).await;
+            // Of two errors the first is told, and what stays on the server in any case.
+            let fetched = match &removed {
+                Ok(()) => fetched,
+                Err(_) => fetched.map_err(|e| e.with("left", &file.name)),
+            };
             shards.insert(shard.id, fetched?);
             removed?;
         }
@@ -457,21 +458,19 @@ impl Live {
         for name in left {
             e = e.with("left", name).with_hint("delete what is left on the server");
         }
-        for Done { name, is_replaced, kept, is_theirs } in done.into_iter().rev() {
+        for Done { name, is_replaced, kept, is_made } in done.into_iter().rev() {
             // The restore may have been cancelled.
             let cx = cx.for_cleanup(BRING_BACK);
             let taken_back = async {
-                if is_theirs {
-                    let what = "somebody has made one of its name meanwhile";
-                    let theirs = Error::new(Reason::AlreadyExists, what);
-                    return if is_replaced { Err(theirs) } else { Ok(()) };
+                if is_made {
+                    self.discard(&cx, &name).await?;
                 }
-                self.discard(&cx, &name).await?;
                 let Some(kept) = &kept else {
                     let gone = Error::new(Reason::Unsupported, "its old state was not kept");
                     return if is_replaced { Err(gone) } else { Ok(()) };
                 };
-                self.begin(&cx, &name, &kept.taken.document).await?;
+                self.look_for_none(&cx, &name).await?;
+                self.nodes.first()?.create(&cx, &name, &kept.taken.document.settings()).await?;
                 self.fill(&cx, &name, &kept.taken).await?;
                 for alias in &kept.taken.document.aliases {
                     self.nodes.first()?.alias(&cx, &name, alias).await?;

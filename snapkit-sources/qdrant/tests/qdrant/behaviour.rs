@@ -275,6 +275,11 @@ async fn a_count_that_is_not_certain_proves_nothing() {
     let (capture, report) = carry(&source, &source, target, |_| ()).await.unwrap();
     let comparison = compared(&capture, &report);
     assert_eq!(comparison.verdict, RestoreVerdict::Unproven, "{comparison:#?}");
+    assert_eq!(
+        report.beside.iter().filter(|fact| *fact == "docs.config").count(),
+        0,
+        "nor is it exempt"
+    );
     assert_eq!(to.count("docs").await, 20);
 }
 
@@ -331,10 +336,46 @@ async fn what_cannot_be_brought_back_is_told() {
     assert_eq!(to.count("docs").await, 7, "untouched");
     let (before, after) = all.split_once("left=snapkit-").unwrap();
     assert_snapshot!(format!("{before}left=snapkit-HEX{}", &after[8..]), @"
-    the server has that already (url=URL, status=409, said=already exists, collection=docs, not_taken_back=docs: somebody has made one of its name meanwhile, old_state=RECOVERY/docs) (already-exists)
+    the server has that already (url=URL, status=409, said=already exists, collection=docs, not_taken_back=docs: the server has that already (url=URL, status=409, said=already exists), old_state=RECOVERY/docs) (already-exists)
     the server has failed (url=URL, status=500, said=no space left, shard=0, collection=docs, not_taken_back=docs: its old state was not kept) (unavailable)
     the server cannot do that now (url=URL, status=503, said=busy, collection=docs, left=snapkit-HEX) (unavailable)
     ");
+}
+
+/// What somebody makes while a restore is on its way is never taken away, whatever fails just then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_makes_meanwhile_is_theirs() {
+    let (from, to) = (Server::start(), Server::start());
+    let (Some(_), Some(double)) = (&from.double, &to.double) else { return };
+    from.fill("docs", 20).await;
+    let source = qdrant(from.config());
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    let (late, is_late) = tokio::sync::oneshot::channel();
+    let late = std::sync::Mutex::new(Some(late));
+    double.trouble(move |method, path| match (method, path) {
+        ("GET", "/aliases") => {
+            late.lock().unwrap().take().into_iter().for_each(|late| late.send(()).unwrap());
+            Some(QdrantTrouble::Delay(Duration::from_secs(1)))
+        }
+        // Before anything is made it looks once more, and is not answered.
+        ("GET", "/collections") => {
+            let is_last = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 2;
+            is_last.then_some(QdrantTrouble::Refuse(503, "busy"))
+        }
+        _ => None,
+    });
+    let restored = carry(&source, &source, Target::Url(to.url.clone()), |_| ());
+    let theirs = async {
+        is_late.await.unwrap();
+        let settings = json!({ "vectors": { "size": 4, "distance": "Dot" } });
+        to.must("PUT", "/collections/docs", settings).await;
+        to.put("docs", 0..3).await;
+    };
+    let (restored, ()) = tokio::join!(restored, theirs);
+    let said = said(&restored.map(drop).unwrap_err(), &[&to]);
+    double.heal();
+    assert!(said.contains("busy") && said.contains("target=as it was"), "{said}");
+    assert_eq!(to.count("docs").await, 3);
 }
 
 /// With damage left out, the collections that are whole come back.
@@ -446,11 +487,17 @@ async fn of_clusters_and_keys() {
         let e = carry(&source, &source, Target::Original, |_| ()).await.map(drop).unwrap_err();
         all += &format!("{key:?}: {}\n", said(&e, &[&closed]));
     }
+    // Whoever looks after the server may say what it was sent.
+    let double = closed.double.as_ref().unwrap();
+    double.trouble(|_, _| Some(QdrantTrouble::Refuse(403, "the key full is not allowed that")));
+    let e = qdrant(closed.config()).capture(&Context::system(), None).await.map(drop).unwrap_err();
+    all += &format!("repeated: {}\n", said(&e, &[&closed]));
     assert_snapshot!(all, @r#"
     no node that is known has all of a shard (shard=1, collection=docs) (unavailable)
     None: the server wants a key: it is `api_key` (url=URL, status=401, said=Must provide an API key or an Authorization bearer token) (permission-denied)
     Some("wrong"): the server wants a key: it is `api_key` (url=URL, status=401, said=Must provide an API key or an Authorization bearer token) (permission-denied)
     Some("reads"): the server does not allow that: snapshots need a key with the right to manage (url=URL, status=403, said=Forbidden: Global manage access is required, collection=docs) (permission-denied)
+    repeated: the server does not allow that: snapshots need a key with the right to manage (url=URL, status=403, said=the key … is not allowed that) (permission-denied)
     "#);
 }
 
