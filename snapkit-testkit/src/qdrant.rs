@@ -26,6 +26,8 @@ pub enum QdrantTrouble {
     EndEarly(usize),
     /// Only so many bytes of the body are sent, and the connection is lost.
     Cut(usize),
+    /// A bit of the body is another one.
+    Flip(usize),
     /// It is done, and the answer comes late.
     Delay(Duration),
     /// It is done, and the connection is lost before the answer.
@@ -251,6 +253,9 @@ fn serve(state: &Mutex<State>, node: usize, stream: TcpStream) {
             Some(QdrantTrouble::EndEarly(len)) => {
                 answer.body.truncate(len);
                 answer.chunked = true;
+            }
+            Some(QdrantTrouble::Flip(at)) => {
+                answer.body.get_mut(at).into_iter().for_each(|byte| *byte ^= 1);
             }
             _ => {}
         }

@@ -256,26 +256,25 @@ fn take(env: &TestEnv, begun: &Mutex<Vec<f64>>, redis: &RedisServer, nats: &Nats
     drop(db);
     std::fs::remove_dir_all(env.path("work/out")).unwrap();
 
-    let cuts =
-        created["snapshot"]["sources"].as_array().unwrap().iter().map(|source| &source["cut"]);
-    let now = time_of_day();
-    let edge =
-        |name: &str| cuts.clone().map(|cut| since(read_time(&cut[name]), now)).collect::<Vec<_>>();
-    let begin = edge("begin").into_iter().fold(f64::MAX, f64::min);
-    let end = edge("end").into_iter().fold(f64::MIN, f64::max);
-    // A number that was begun before the first edge may be in one and not yet in another; one that was begun after the last
-    // is nowhere.
-    let within = begun
-        .lock()
-        .unwrap()
-        .iter()
-        .filter(|time| (begin..=end).contains(&since(**time, now)))
-        .count();
+    let (now, begun) = (time_of_day(), begun.lock().unwrap());
+    // How many numbers were begun by then: all before the last of them are everywhere, and none after it is anywhere.
+    let begun_by =
+        |edge: f64| begun.iter().filter(|time| since(**time, now) <= edge).count() as u64;
+    let (mut begin, mut end) = (f64::MAX, f64::MIN);
+    for (source, found) in [("cache", in_redis), ("bus", in_nats), ("app", in_sqlite)] {
+        let all = created["snapshot"]["sources"].as_array().unwrap();
+        let cut = &all.iter().find(|record| record["name"] == source).unwrap()["cut"];
+        let edge = |name: &str| since(read_time(&cut[name]), now);
+        // Each source is of a moment within the time that it says.
+        let may_be = begun_by(edge("begin")).saturating_sub(1)..=begun_by(edge("end"));
+        assert!(may_be.contains(&found), "{source}: {found} is not in {may_be:?}: {cut}");
+        (begin, end) = (begin.min(edge("begin")), end.max(edge("end")));
+    }
     let all = [in_redis, in_nats, in_sqlite];
     Run {
         width: end - begin,
         spread: all.iter().max().unwrap() - all.iter().min().unwrap(),
-        allowed: within as u64 + 1,
+        allowed: begun_by(end) - begun_by(begin) + 1,
     }
 }
 

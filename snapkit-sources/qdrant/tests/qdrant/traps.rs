@@ -42,13 +42,18 @@ async fn a_stream_that_ends_early_is_no_snapshot() {
         "whatever comes of it"
     );
     // Stored ones have a length and a checksum.
-    for trouble in [QdrantTrouble::EndEarly(1000), QdrantTrouble::Cut(1000)] {
+    for (trouble, why) in [
+        (QdrantTrouble::EndEarly(1000), "bytes=1000, expected="),
+        (QdrantTrouble::Cut(1000), "the server does not answer"),
+        (QdrantTrouble::Flip(1100), "another snapshot than it had made"),
+    ] {
         double.trouble(move |method, path| {
             let is_download = method == "GET" && path.contains("/snapshots/");
             is_download.then(|| trouble.clone())
         });
         let source = qdrant(server.config());
-        carry(&source, &source, Target::Original, |_| ()).await.map(drop).unwrap_err();
+        let e = carry(&source, &source, Target::Original, |_| ()).await.map(drop).unwrap_err();
+        assert!(said(&e, &[&server]).contains(why), "{why}: {e}");
     }
 }
 
